@@ -1,0 +1,1 @@
+"""Live market data: CoinLore -> Kafka -> Spark Structured Streaming -> Cassandra -> Streamlit."""

@@ -1,0 +1,282 @@
+"""All settings of the application, as one frozen object.
+
+They come from every `*.toml` in a directory (`/etc/crypto-stream`, or `CRYPTO_STREAM_CONFIG_DIR`), read in name order.
+A top-level table is one section and lives in one file only, because each file is written by one role. An environment
+variable `CRYPTO_STREAM_<SECTION>__<KEY>` wins over the files. Every key has a default, so a host needs only the
+sections that differ there. A wrong setting is never ignored: `load` raises `SettingsError` with one line for each, and
+`load_or_exit` prints those lines and stops the process with status 78 (EX_CONFIG), which systemd shows as CONFIG.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+DEFAULT_CONFIG_DIR = "/etc/crypto-stream"
+ENV_PREFIX = "CRYPTO_STREAM_"
+EX_CONFIG = 78
+
+
+class SettingsError(Exception):
+    """Settings that cannot be used; `problems` has one line for each."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+def _http_address(value: str) -> str:
+    if not re.fullmatch(r"https?://[^\s/?#]+(/[^\s?#]*)?", value):
+        raise ValueError("an address like http://host:port/path")
+    return value.rstrip("/")
+
+
+def _host_and_port(value: str) -> str:
+    host, _, port = value.rpartition(":")
+    if not host or not port.isascii() or not port.isdigit() or not 1 <= int(port) <= 65535:
+        raise ValueError("host:port with a port from 1 to 65535")
+    return value
+
+
+def _replication(value: str) -> str:
+    """The map of CREATE KEYSPACE is also a Python literal, so it is checked before Cassandra sees it."""
+    expected = "a map like {'class': 'SimpleStrategy', 'replication_factor': 1}"
+    try:
+        parsed = ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        raise ValueError(expected) from None
+    if not isinstance(parsed, dict) or parsed.get("class") not in ("SimpleStrategy", "NetworkTopologyStrategy"):
+        raise ValueError(expected)
+    factors = {key: factor for key, factor in parsed.items() if key != "class"}
+    if not factors or not all(isinstance(factor, int) and factor > 0 for factor in factors.values()):
+        raise ValueError(expected)
+    return value
+
+
+def _not_empty(values: tuple[str, ...]) -> tuple[str, ...]:
+    if not values:
+        raise ValueError("at least 1 address")
+    return values
+
+
+HttpAddress = Annotated[str, AfterValidator(_http_address)]
+HostName = Annotated[str, Field(min_length=1)]
+HostAndPort = Annotated[str, AfterValidator(_host_and_port)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+TopicName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9._-]{1,249}$")]
+# CQL folds unquoted names to lower case; names that need no quotes need no care either.
+CqlName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,47}$")]
+
+
+class Section(BaseModel):
+    """What all sections share: unknown keys are errors, values are checked and never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Market(Section):
+    """`[market]`: where prices come from."""
+
+    api_url: HttpAddress = "https://api.coinlore.net/api"
+    # CoinLore asks for no more than one request a second. Only a simulator takes less than 1.
+    request_interval_seconds: float = Field(1.0, ge=0, le=60)
+    request_timeout_seconds: float = Field(5.0, ge=0.1, le=60)
+    attempts: int = Field(4, ge=1, le=20)
+
+
+class Kafka(Section):
+    """`[kafka]`: brokers and topics. Partitions and replication count only when a topic is created."""
+
+    bootstrap_servers: Annotated[tuple[HostAndPort, ...], AfterValidator(_not_empty)] = ("127.0.0.1:9094",)
+    topic: TopicName = "crypto.prices"
+    rejected_topic: TopicName = "crypto.rejected"
+    partitions: int = Field(3, ge=1, le=1000)
+    replication_factor: int = Field(1, ge=1, le=7)
+    # Must exceed the longest outage of the stream job: it refuses to go on when messages are gone.
+    retention_hours: int = Field(168, ge=1, le=87600)
+    # Of each partition; -1 is without bound.
+    retention_bytes: int = Field(256 * 1024 * 1024, ge=-1)
+
+
+class Cassandra(Section):
+    """`[cassandra]`: the cluster and the keyspace. Replication counts only when the keyspace is created."""
+
+    contact_points: Annotated[tuple[HostName, ...], AfterValidator(_not_empty)] = ("127.0.0.1",)
+    port: Port = 9042
+    keyspace: CqlName = "crypto"
+    local_datacenter: str = Field("datacenter1", min_length=1)
+    replication: Annotated[str, AfterValidator(_replication)] = "{'class': 'SimpleStrategy', 'replication_factor': 1}"
+    request_timeout_seconds: float = Field(5.0, ge=0.1, le=120)
+
+
+class SchemaSetup(Section):
+    """`[schema_setup]`: the first-boot job that creates topics, keyspace and tables."""
+
+    wait_seconds: float = Field(900, ge=1, le=86400)
+
+
+class Producer(Section):
+    """`[producer]`: what is polled and how hard delivery is tried."""
+
+    coins: int = Field(100, ge=1, le=20000)
+    interval_seconds: float = Field(30, ge=1, le=86400)
+    # What Kafka has not acknowledged is kept in memory, about 600 bytes each, up to this many.
+    max_pending_messages: int = Field(100_000, ge=100, le=5_000_000)
+    delivery_timeout_seconds: float = Field(120, ge=15, le=3600)
+    # At SIGTERM, how long to go on trying to deliver what is in memory.
+    drain_seconds: float = Field(5, ge=0, le=300)
+
+
+class StreamJob(Section):
+    """`[stream_job]`: from the topic into the tables."""
+
+    checkpoint_dir: str = Field("/var/lib/crypto-stream/checkpoints", pattern=r"^(/|[a-z0-9]+://).+")
+    # 0: a batch begins as soon as there is data.
+    trigger_ms: int = Field(0, ge=0, le=3_600_000)
+    dead_letter_trigger_ms: int = Field(5000, ge=0, le=3_600_000)
+    max_offsets_per_trigger: int = Field(10_000, ge=1, le=10_000_000)
+
+
+class Dashboard(Section):
+    """`[dashboard]`: what people look at, and where `crypto-check` finds it."""
+
+    url: HttpAddress = "http://127.0.0.1:8501"
+    refresh_seconds: float = Field(5, ge=1, le=3600)
+    # Prices older than this are called stale, here and by `crypto-check`. Three polls by default.
+    stale_after_seconds: float = Field(90, ge=1, le=86400)
+    history_hours: float = Field(24, ge=0.1, le=8760)
+
+
+class Simulator(Section):
+    """`[simulator]`: the stand-in for CoinLore."""
+
+    host: str = Field("127.0.0.1", min_length=1)
+    port: Port = 8090
+    coins: int = Field(14_000, ge=1, le=100_000)
+    seed: int = 1
+    refresh_seconds: float = Field(60, ge=0.1, le=3600)
+    # Standard deviation of one step's logarithmic return, for an ordinary coin.
+    volatility: float = Field(0.001, ge=0, le=0.1)
+
+
+class Settings(BaseSettings):
+    """Everything that can be set, one attribute for each section."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, allow_inf_nan=False
+    )
+
+    market: Market = Market()
+    kafka: Kafka = Kafka()
+    cassandra: Cassandra = Cassandra()
+    schema_setup: SchemaSetup = SchemaSetup()
+    producer: Producer = Producer()
+    stream_job: StreamJob = StreamJob()
+    dashboard: Dashboard = Dashboard()
+    simulator: Simulator = Simulator()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment wins over the files, whose content arrives as arguments; nothing else is read."""
+        return env_settings, init_settings
+
+
+def load(config_dir: Path | None = None) -> Settings:
+    """Read and check all settings; raises `SettingsError` naming file, section and key of everything wrong."""
+    directory = config_dir or Path(os.environ.get(f"{ENV_PREFIX}CONFIG_DIR", DEFAULT_CONFIG_DIR))
+    sections, files, problems = _read_files(directory)
+    problems += _unknown_environment_sections(os.environ)
+    try:
+        settings = Settings(**sections)
+    except ValidationError as error:
+        problems += [_explain(cast("dict[str, Any]", detail), files) for detail in error.errors()]
+    except Exception as error:  # pydantic-settings has errors of its own for values that are no JSON
+        problems.append(f"environment: {error}")
+    if problems:
+        raise SettingsError(problems)
+    return settings
+
+
+def load_or_exit() -> Settings:
+    """`load` for a process of its own: prints what is wrong on standard error and exits with status 78."""
+    try:
+        return load()
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(EX_CONFIG) from None
+
+
+def _read_files(directory: Path) -> tuple[dict[str, Any], dict[str, str], list[str]]:
+    """Returns the merged sections, the file each came from, and what is wrong with the files themselves."""
+    sections: dict[str, Any] = {}
+    files: dict[str, str] = {}
+    problems: list[str] = []
+    for path in sorted(directory.glob("*.toml")):
+        try:
+            content = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            problems.append(f"{path}: {error}")
+            continue
+        for name, section in content.items():
+            if name in sections:
+                problems.append(f"{path}: [{name}] is in {files[name]} already; a section lives in one file")
+            elif not isinstance(section, dict):
+                problems.append(f"{path}: {name} stands outside of a section; allowed sections: {_section_names()}")
+            else:
+                sections[name] = section
+                files[name] = str(path)
+    return sections, files, problems
+
+
+def _unknown_environment_sections(environment: Mapping[str, str]) -> list[str]:
+    """A misspelt section in a variable's name would be passed over in silence."""
+    return [
+        f"environment {name}: no such section; allowed: {_section_names()}"
+        for name in sorted(environment)
+        if name.startswith(ENV_PREFIX)
+        and "__" in name
+        and name[len(ENV_PREFIX) :].split("__")[0].lower() not in Settings.model_fields
+    ]
+
+
+def _section_names() -> str:
+    return ", ".join(sorted(Settings.model_fields))
+
+
+def _explain(detail: dict[str, Any], files: dict[str, str]) -> str:
+    """One line for one of pydantic's errors: where it stands, what it got, what is allowed."""
+    section, *rest = [str(part) for part in detail["loc"]]
+    key = ".".join(rest)
+    variable = f"{ENV_PREFIX}{section}__{rest[0]}".upper() if rest else ""
+    if variable and variable in {name.upper() for name in os.environ}:
+        place = f"environment {variable}"
+    else:
+        place = files.get(section, "settings")
+    where = f"{place}: [{section}] {key}".rstrip()
+    if detail["type"] == "extra_forbidden":
+        if not rest:
+            return f"{place}: [{section}] is no section; allowed: {_section_names()}"
+        model = cast("type[BaseModel]", Settings.model_fields[section].annotation)
+        return f"{where}: no such key; allowed: {', '.join(sorted(model.model_fields))}"
+    allowed = str(detail["msg"]).replace("Input should be", "must be").replace("Value error, ", "must be ")
+    return f"{where}: got {detail['input']!r}, {allowed}"

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from crypto_stream.messages import MAX_TS, MIN_TS, MessageError, PriceMessage, encode, encode_rejected, parse
+from hypothesis import given
+from hypothesis import strategies as st
+
+TS = 1_700_000_000_000
+# What UTF-8 can carry; half surrogate pairs never get as far as a message.
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
+numbers = st.none() | st.floats(allow_nan=False, allow_infinity=False)
+messages = st.builds(
+    PriceMessage,
+    id=texts,
+    name=texts,
+    price_usd=st.floats(min_value=0, allow_nan=False, allow_infinity=False),
+    ts=st.integers(MIN_TS, MAX_TS),
+    symbol=st.none() | texts,
+    rank=st.none() | st.integers(1, 2**31),
+    volume24_usd=numbers,
+    market_cap_usd=numbers,
+    percent_change_1h=numbers,
+    percent_change_24h=numbers,
+    percent_change_7d=numbers,
+)
+
+
+@given(messages)
+def test_what_is_encoded_is_parsed_again(message: PriceMessage) -> None:
+    assert parse(encode(message)) == message
+
+
+@given(st.binary() | st.text().map(lambda text: text.encode(errors="surrogatepass")))
+def test_parsing_raises_nothing_but_its_own_error(value: bytes) -> None:
+    with pytest.raises(MessageError):
+        parse(value)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda inner: st.lists(inner, max_size=3)
+)
+
+
+@given(st.dictionaries(st.sampled_from(list(PriceMessage.model_fields)), json_values))
+def test_an_object_of_wrong_values_is_an_error_or_a_whole_message(fields: dict[str, object]) -> None:
+    try:
+        message = parse(json.dumps(fields).encode())
+    except MessageError:
+        return
+    assert message.id
+    assert message.price_usd >= 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"price_usd": -1},
+        {"price_usd": "1.5"},
+        {"price_usd": None},
+        {"price_usd": float("nan")},
+        {"id": ""},
+        {"id": 90},
+        {"ts": 0},
+        {"ts": 1.5},
+        {"schema_version": 2},
+    ],
+)
+def test_a_message_that_breaks_a_rule_is_refused(change: dict[str, object]) -> None:
+    good = {"schema_version": 1, "id": "90", "name": "Bitcoin", "price_usd": 1.5, "ts": TS}
+    assert parse(json.dumps(good).encode()).price_usd == 1.5
+    with pytest.raises(MessageError):
+        parse(json.dumps(good | change).encode())
+
+
+def test_the_encoding_is_plain_json_of_all_fields() -> None:
+    fields = json.loads(encode(PriceMessage(id="90", name="Bitcoin", price_usd=1.5, ts=TS, rank=1)))
+    assert fields["schema_version"] == 1
+    assert (fields["id"], fields["name"], fields["price_usd"], fields["ts"]) == ("90", "Bitcoin", 1.5, TS)
+    assert set(fields) == set(PriceMessage.model_fields)
+
+
+@given(json_values)
+def test_a_rejected_ticker_is_strict_json_whatever_it_was(payload: object) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    fields = json.loads(encode_rejected(payload, "no number", TS), parse_constant=refuse)
+    assert set(fields) == {"reason", "ts", "payload"}
+    assert isinstance(fields["payload"], str)
+
+
+def test_a_huge_rejected_ticker_still_fits_into_a_message() -> None:
+    assert len(encode_rejected({"name": '"' * 5_000_000}, "too long", TS)) < 1_000_000
