@@ -1,0 +1,148 @@
+"""Measure the running sandbox, print a table and write bench.json.
+
+What is measured, and against what:
+  up_s                  what the last `make up` took, as it recorded itself
+  converge_again_s      ansible-playbook playbooks/site.yml on the converged host; changed must be 0
+  start_to_first_row_s  from `systemctl start crypto-stack.target`, everything stopped, to the first new row
+  memory_mb             resident memory of all processes of the host, the highest of BENCH_SECONDS (600)
+                        with the dashboard open in a browser
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from cassandra.cluster import Cluster, NoHostAvailable, Session  # type: ignore[import-untyped]
+from playwright.sync_api import sync_playwright
+
+ROOT = Path(__file__).resolve().parent.parent
+CACHE = Path(os.environ.get("CRYPTO_STREAM_CACHE") or Path.home() / ".cache/crypto-stream")
+SECONDS = int(os.environ.get("BENCH_SECONDS", "600"))
+CQL_PORT = int(os.environ.get("CQL_PORT", "9042"))
+DASHBOARD_PORT = int(os.environ.get("DASHBOARD_PORT", "8501"))
+
+Found = TypeVar("Found")
+
+# Goals on two cores and 4096 MB.
+GOALS = {"up_s": 600, "converge_again_s": 60, "start_to_first_row_s": 30, "memory_mb": 3400}
+
+
+def on_host(command: str) -> str:
+    """Run a command on the sandbox host as its user, over ssh."""
+    options = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"]
+    ssh = ["ssh", "-i", str(CACHE / "ssh/id_ed25519"), "-p", os.environ.get("SSH_PORT", "2222"), *options]
+    return subprocess.run(
+        [*ssh, "ops@127.0.0.1", command], check=True, capture_output=True, text=True, timeout=1200
+    ).stdout
+
+
+def converge_again() -> dict[str, float]:
+    started = time.monotonic()
+    run = subprocess.run(
+        ["ansible-playbook", "-i", "inventories/sandbox", "playbooks/site.yml"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    seconds = time.monotonic() - started
+    recap = re.search(r"ok=\d+\s+changed=(\d+)\s+unreachable=0\s+failed=0", run.stdout)
+    if run.returncode or recap is None:
+        sys.exit(f"playbooks/site.yml failed on the running sandbox:\n{run.stdout[-3000:]}")
+    return {"converge_again_s": seconds, "converge_again_changed": int(recap.group(1))}
+
+
+def connect() -> tuple[Cluster, Session] | None:
+    cluster = Cluster(["127.0.0.1"], port=CQL_PORT, connect_timeout=2)
+    try:
+        return cluster, cluster.connect()
+    except NoHostAvailable:
+        cluster.shutdown()
+        return None
+
+
+def wait_for(condition: Callable[[], Found | None], what: str, limit: float = 600) -> Found:
+    deadline = time.monotonic() + limit
+    while (result := condition()) is None:
+        if time.monotonic() > deadline:
+            sys.exit(f"{what} did not happen within {limit:.0f} s; `make status` says what is wrong")
+        time.sleep(0.1)
+    return result
+
+
+def start_to_first_row() -> dict[str, float]:
+    on_host("sudo systemctl stop crypto-stack.target")
+    # The host's clock is this machine's.
+    started = time.time()
+    # Without waiting, since it returns only when all units are ready.
+    on_host("sudo systemctl start --no-block crypto-stack.target")
+    cluster, session = wait_for(connect, "Cassandra's answer")
+    newest = session.prepare(
+        "SELECT max(processing_time) AS newest FROM crypto.prices WHERE id = '90' AND ts > ?"
+    )
+
+    def first_row() -> float | None:
+        row = session.execute(newest, [int((started - 60) * 1000)]).one()
+        stamp = row.newest.timestamp() if row and row.newest else 0.0
+        return time.time() - started if stamp > started else None
+
+    seconds = wait_for(first_row, "A new row in crypto.prices")
+    cluster.shutdown()
+    return {"start_to_first_row_s": seconds}
+
+
+def resident_mb() -> float:
+    kilobytes = on_host("sudo cat /proc/[0-9]*/status 2>/dev/null | awk '/^VmRSS/ {sum += $2} END {print sum}'")
+    return int(kilobytes) / 1024
+
+
+def memory() -> dict[str, float]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"),
+            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"],
+        )
+        page = browser.new_page()
+        page.goto(f"http://127.0.0.1:{DASHBOARD_PORT}")
+        samples: list[float] = []
+        deadline = time.monotonic() + SECONDS
+        while time.monotonic() < deadline:
+            samples.append(resident_mb())
+            page.wait_for_timeout(5000)
+        browser.close()
+    oom = on_host(
+        "cat /sys/fs/cgroup/memory.events /sys/fs/cgroup/memory/memory.oom_control 2>/dev/null"
+        " | awk '$1 == \"oom_kill\" {print $2}'"
+    )
+    return {"memory_mb": max(samples), "memory_seconds": SECONDS, "oom_kills": int(oom or 0)}
+
+
+def table(figures: dict[str, float]) -> str:
+    lines = [f"{'':24}{'measured':>10}{'goal':>10}"]
+    for name, value in figures.items():
+        goal = f"< {GOALS[name]}" if name in GOALS else ""
+        lines.append(f"{name:24}{value:>10.1f}{goal:>10}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    record = ROOT / ".state/up.json"
+    figures: dict[str, float] = json.loads(record.read_text()) if record.exists() else {}
+    for measure in (converge_again, start_to_first_row, memory):
+        print(f"measuring {measure.__name__} ...", flush=True)
+        figures |= measure()
+    print(table(figures))
+    (ROOT / "bench.json").write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
