@@ -1,0 +1,46 @@
+# Everything this needs is set up by itself, on Debian and Ubuntu; scripts/lib.sh says what and where.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help up down status test lint bench mirror lock
+
+# Ports of the sandbox on 127.0.0.1.
+DASHBOARD_PORT ?= 8501
+SPARK_UI_PORT ?= 8080
+KAFKA_PORT ?= 9092
+CQL_PORT ?= 9042
+SSH_PORT ?= 2222
+# Where prices come from: simulator or coinlore.
+MARKET ?= simulator
+# One scenario for `make test` (default: all of molecule/).
+SCENARIO ?=
+# Downloads, tools and the image's packages.
+CRYPTO_STREAM_CACHE ?= $(HOME)/.cache/crypto-stream
+export DASHBOARD_PORT SPARK_UI_PORT KAFKA_PORT CQL_PORT SSH_PORT MARKET SCENARIO CRYPTO_STREAM_CACHE
+
+help: ## Show this
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{ printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo '  variables: MARKET=coinlore SCENARIO=default DASHBOARD_PORT SPARK_UI_PORT KAFKA_PORT CQL_PORT SSH_PORT CRYPTO_STREAM_CACHE'
+
+up: ## Bring the whole stack up in the sandbox and print where to look
+	@scripts/up.sh
+
+down: ## Remove the sandbox, with its data
+	@scripts/down.sh
+
+status: ## Show whether data is flowing, and every unit
+	@scripts/status.sh
+
+test: ## Run lint, the unit tests and the molecule scenarios
+	@scripts/test.sh
+
+lint: ## Run every linter
+	@scripts/lint.sh
+
+bench: ## Measure the running sandbox and write bench.json
+	@scripts/run.sh dev python scripts/bench.py
+
+mirror: ## Fill the artifact mirror in the cache
+	@scripts/mirror.sh
+
+lock: ## Write locks/ anew from pyproject.toml
+	@scripts/lock.sh

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+tools dev
+status=0
+check() {
+  printf '%-14s' "$1"
+  local output
+  if output=$("$@" 2>&1); then echo ok; else
+    status=1
+    printf 'failed\n%s\n' "$output"
+  fi
+}
+check ruff check
+check ruff format --check
+check mypy
+check yamllint --strict .
+check ansible-lint --strict --nocolor
+check shellcheck --external-sources .ci/run scripts/*.sh
+exit $status
