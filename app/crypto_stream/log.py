@@ -31,5 +31,7 @@ def configure(service: str) -> structlog.stdlib.BoundLogger:
     logging.root.handlers = [handler]
     logging.root.setLevel(logging.WARNING)
     logging.getLogger("crypto_stream").setLevel(logging.INFO)
+    # It reports each of its many tries to connect three times over. What matters comes back as an exception.
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)
     logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger("crypto_stream")
     return logger.bind(service=service)

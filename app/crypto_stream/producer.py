@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import signal
+import sys
 import threading
 import time
 from collections import Counter, OrderedDict
@@ -31,8 +33,9 @@ from crypto_stream.systemd import notify
 
 # How often the main thread reports to the watchdog while it waits, in seconds.
 HEARTBEAT_SECONDS = 2.0
-# How long one look at unfinished deliveries takes at most, in seconds; also the pause while Kafka is away.
-FLUSH_SECONDS = 2.0
+# How long one round of delivery waits for Kafka, and the pause before the next one while Kafka is away, in seconds.
+FLUSH_SECONDS = 1.0
+PAUSE_SECONDS = 2.0
 # No more than this is handed to the Kafka client at a time: the outbox is bounded, the client's own buffer is not.
 MAX_IN_FLIGHT = 5000
 # The client never leaves some of its failed states. After so many rounds in which nothing got through, it is replaced.
@@ -160,16 +163,16 @@ class Delivery:
             self._log.warning(
                 "delivery_failed", reason=complaint, failed=sum(failures.values()), pending=len(self._outbox)
             )
+        elif self._in_flight and not acknowledged:
+            self._log.warning("delivery_waiting", in_flight=len(self._in_flight), pending=len(self._outbox))
         self._replace_if_stuck(failed=bool(failures), progress=bool(acknowledged))
         return complaint is None and not self._in_flight
 
     def close(self) -> None:
-        """Let go of Kafka without waiting any longer."""
-        if self._sender is None:
-            return
-        with contextlib.suppress(KafkaError):  # undelivered records are reported by the caller
-            self._sender.close(timeout=0)
-        self._sender = None
+        """Let go of Kafka, unless something is in flight: the client cannot be closed without waiting for that."""
+        if self._sender is not None and not self._in_flight:
+            self._sender.close(timeout=1)
+            self._sender = None
 
     def _send(self, sender: Sender) -> str | None:
         """Hand over what is not in flight; returns why not everything could be.
@@ -214,7 +217,7 @@ class Delivery:
             self._failed_rounds = 0
         elif failed:
             self._failed_rounds += 1
-        # Closing is safe only with nothing in flight; a stuck client fails all it has, so that comes by itself.
+        # A stuck client fails all it has, so there comes a round with nothing in flight.
         if self._failed_rounds >= FAILED_ROUNDS_BEFORE_REPLACING and not self._in_flight:
             self._log.warning("kafka_client_replaced", failed_rounds=self._failed_rounds)
             self.close()
@@ -340,7 +343,7 @@ class Service:
         while time.monotonic() < deadline:
             if len(self._outbox):
                 if not self._delivery.round() and not self._stop.is_set():
-                    self._stop.wait(FLUSH_SECONDS)  # Kafka is away; no need to ask again at once
+                    self._stop.wait(PAUSE_SECONDS)  # Kafka is away; no need to ask again at once
             elif self._stop.is_set():
                 break
             else:
@@ -375,7 +378,9 @@ def connect(settings: Settings) -> Sender:
 
 
 def _describe(error: BaseException | None) -> str:
-    return f"{type(error).__name__}: {error}"
+    text = str(error)  # which in Kafka's own errors begins with their name
+    name = type(error).__name__
+    return text if text.startswith(name) else f"{name}: {text}"
 
 
 def main() -> None:
@@ -385,6 +390,9 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: service.stop())
     service.run()
+    # What the Kafka client does at an ordinary exit is to wait, once more, for what cannot be delivered.
+    sys.stdout.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -63,6 +63,7 @@ def open_session(settings: Cassandra) -> Any:
     cluster = Cluster(
         settings.contact_points,
         port=settings.port,
+        protocol_version=5,  # of Cassandra 4.0 and later; finding that out costs two refused connections
         execution_profiles={EXEC_PROFILE_DEFAULT: profile},
         reconnection_policy=ExponentialReconnectionPolicy(1, RECONNECT_MAX_SECONDS),
         connect_timeout=CONNECT_SECONDS,

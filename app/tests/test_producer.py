@@ -137,6 +137,7 @@ def test_what_is_undecided_is_not_sent_twice(lines: LogLines) -> None:
     assert not deliver.round()
     assert not deliver.round()
     assert values(kafka.sent) == ["a", "b"]
+    assert named(lines, "delivery_waiting")[0]["in_flight"] == 2
     kafka.resolve()
     assert deliver.round()
     assert len(outbox) == 0
@@ -348,7 +349,7 @@ def test_a_failed_poll_is_logged_and_the_next_one_goes_through(
 def test_stopping_without_kafka_says_how_much_is_lost(
     simulator: Server, lines: LogLines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(producer, "FLUSH_SECONDS", 0.01)
+    monkeypatch.setattr(producer, "PAUSE_SECONDS", 0.01)
     tries: list[int] = []
 
     def connect() -> FakeKafka:
@@ -363,7 +364,7 @@ def test_stopping_without_kafka_says_how_much_is_lost(
 
 
 def test_dropping_is_loud(simulator: Server, lines: LogLines, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(producer, "FLUSH_SECONDS", 0.01)
+    monkeypatch.setattr(producer, "PAUSE_SECONDS", 0.01)
 
     def connect() -> FakeKafka:
         if named(lines, "messages_dropped"):
