@@ -46,6 +46,7 @@ def on_host(command: str) -> str:
 
 
 def converge_again() -> dict[str, float]:
+    """Seconds of a second converge, and how many tasks of it changed something."""
     started = time.monotonic()
     run = subprocess.run(
         ["ansible-playbook", "-i", "inventories/sandbox", "playbooks/site.yml"],
@@ -62,6 +63,7 @@ def converge_again() -> dict[str, float]:
 
 
 def connect() -> tuple[Cluster, Session] | None:
+    """A cluster and its session, or None while Cassandra does not answer."""
     cluster = Cluster(["127.0.0.1"], port=CQL_PORT, connect_timeout=2)
     try:
         return cluster, cluster.connect()
@@ -71,6 +73,7 @@ def connect() -> tuple[Cluster, Session] | None:
 
 
 def wait_for(condition: Callable[[], Found | None], what: str, limit: float = 600) -> Found:
+    """The first result of a condition that is not None; ends the program after `limit` seconds."""
     deadline = time.monotonic() + limit
     while (result := condition()) is None:
         if time.monotonic() > deadline:
@@ -80,6 +83,7 @@ def wait_for(condition: Callable[[], Found | None], what: str, limit: float = 60
 
 
 def start_to_first_row() -> dict[str, float]:
+    """Stop everything, start the target, and take the seconds until a row is written."""
     # By name, so that it returns when all have stopped.
     on_host("sudo systemctl stop crypto-stack.target $(systemctl show --property=Wants --value crypto-stack.target)")
     # The host's clock is this machine's.
@@ -87,9 +91,7 @@ def start_to_first_row() -> dict[str, float]:
     # Without waiting, since it returns only when all units are ready.
     on_host("sudo systemctl start --no-block crypto-stack.target")
     cluster, session = wait_for(connect, "Cassandra's answer")
-    newest = session.prepare(
-        "SELECT max(processing_time) AS newest FROM crypto.prices WHERE id = '90' AND ts > ?"
-    )
+    newest = session.prepare("SELECT max(processing_time) AS newest FROM crypto.prices WHERE id = '90' AND ts > ?")
 
     def first_row() -> float | None:
         row = session.execute(newest, [int((started - 60) * 1000)]).one()
@@ -102,11 +104,13 @@ def start_to_first_row() -> dict[str, float]:
 
 
 def resident_mb() -> float:
+    """Resident memory of all processes of the host, in MB."""
     kilobytes = on_host("sudo cat /proc/[0-9]*/status 2>/dev/null | awk '/^VmRSS/ {sum += $2} END {print sum}'")
     return int(kilobytes) / 1024
 
 
 def memory() -> dict[str, float]:
+    """The most resident memory seen while a browser shows the dashboard, and how often the kernel ended a process."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"),
@@ -128,6 +132,7 @@ def memory() -> dict[str, float]:
 
 
 def table(figures: dict[str, float]) -> str:
+    """The figures as lines, with their goals."""
     lines = [f"{'':24}{'measured':>10}{'goal':>10}"]
     for name, value in figures.items():
         goal = f"< {GOALS[name]}" if name in GOALS else ""
@@ -136,6 +141,7 @@ def table(figures: dict[str, float]) -> str:
 
 
 def main() -> None:
+    """Measure, print, and write bench.json."""
     record = ROOT / ".state/up.json"
     figures: dict[str, float] = json.loads(record.read_text()) if record.exists() else {}
     for measure in (converge_again, start_to_first_row, memory):

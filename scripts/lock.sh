@@ -13,6 +13,6 @@ compile() {
 }
 
 compile app pyproject.toml --python-version 3.10
-compile cqlsh --group cqlsh --python-version 3.10
+compile cqlsh --group cqlsh --python-version 3.10 --constraints locks/app.txt
 compile dev pyproject.toml --group control --group dev --python-version 3.11 --constraints locks/app.txt
 compile control --group control --python-version 3.11 --constraints locks/dev.txt

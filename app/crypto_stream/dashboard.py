@@ -97,10 +97,12 @@ def price_chart(points: list[PricePoint], name: str) -> alt.Chart:
         alt.Chart(frame, height=340)
         .mark_line(interpolate="monotone", strokeWidth=2, point=len(points) < 40)
         .encode(
-            x=alt.X("time:T", title=None, axis=alt.Axis(grid=False)),
+            x=alt.X(
+                "time:T", title="Time (UTC)", axis=alt.Axis(grid=False, format="%H:%M"), scale=alt.Scale(type="utc")
+            ),
             y=alt.Y("price:Q", title=f"{name} in US dollars", scale=scale),
             tooltip=[
-                alt.Tooltip("time:T", title="Time", format="%d %b %H:%M:%S"),
+                alt.Tooltip("utcyearmonthdatehoursminutesseconds(time):T", title="Time (UTC)", format="%d %b %H:%M:%S"),
                 alt.Tooltip("price:Q", title="Price", format=",.6~f"),
             ],
         )

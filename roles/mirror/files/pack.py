@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import hashlib
-import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +35,7 @@ def anonymous(info: tarfile.TarInfo) -> tarfile.TarInfo:
 
 
 def main() -> None:
+    """Pack what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("output", type=Path, help="compressed where its name says so")
     parser.add_argument("--tree", action="append", required=True, metavar="TARGET=SOURCE")
@@ -47,18 +47,16 @@ def main() -> None:
     checksum.unlink(missing_ok=True)
     # Stored, not deflated: nearly all of it is jars, which are compressed already.
     compress = args.output.suffix in (".gz", ".tgz")
-    with (
-        tarfile.open(partial, "w:gz", compresslevel=0) if compress else tarfile.open(partial, "w")
-    ) as tar:
+    with tarfile.open(partial, "w:gz", compresslevel=0) if compress else tarfile.open(partial, "w") as tar:
         for name, path in entries(args.tree, args.exclude):
             tar.add(path, name, recursive=False, filter=anonymous)
     with partial.open("rb") as stream:
         digest = hashlib.sha512()
         while block := stream.read(1 << 20):
             digest.update(block)
-    os.replace(partial, args.output)
+    partial.replace(args.output)
     partial.write_text(f"{digest.hexdigest()}  {args.output.name}\n")
-    os.replace(partial, checksum)
+    partial.replace(checksum)
 
 
 if __name__ == "__main__":
