@@ -6,7 +6,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 tools dev
 status=0
 check() {
-  printf '%-14s' "$1"
+  printf '%-34s' "${*:1:2}"
   local output
   if output=$("$@" 2>&1); then echo ok; else
     status=1

@@ -44,8 +44,8 @@ python3 - "$junit" <<'END'
 import pathlib, sys, xml.etree.ElementTree as tree
 
 suites = [suite for file in pathlib.Path(sys.argv[1]).glob("*.xml") for suite in tree.parse(file).iter("testsuite")]
-tests, skipped, broken = (sum(int(suite.get(key, 0)) for suite in suites) for key in ("tests", "skipped", "failures"))
-print(f"{tests} tests, {skipped} skipped, {broken} failed")
+tests, skipped, failures, errors = (sum(int(suite.get(key, 0)) for suite in suites) for key in ("tests", "skipped", "failures", "errors"))
+print(f"{tests - skipped - failures - errors} passed, {failures + errors} failed, {skipped} skipped")
 END
 [ ${#failed[@]} = 0 ] || die "Failed: ${failed[*]}"
 echo "All passed in $SECONDS s."

@@ -12,7 +12,7 @@ finished=
 mirror_pid=
 on_exit() {
   local status=$?
-  if [ -n "$mirror_pid" ]; then kill "$mirror_pid" 2>/dev/null || true; fi
+  if [ -n "$mirror_pid" ]; then pkill -P "$mirror_pid" || true; fi
   if [ -z "$finished" ] && [ "$status" != 0 ]; then
     printf '\nmake up did not finish: the first error above says why. Run it again when that is mended: it goes on from here.\n' >&2
   fi
@@ -73,8 +73,8 @@ fi
 
 say "Installing the stack"
 ansible-playbook -i inventories/sandbox playbooks/site.yml
-say "Starting the stack"
-ansible-playbook -i inventories/sandbox playbooks/start.yml
+say "Waiting for prices to arrive"
+as_root podman exec "$SANDBOX" crypto-check --wait 300
 
 mkdir -p .state
 echo "{\"up_s\": $SECONDS, \"cached\": $cached}" >.state/up.json
