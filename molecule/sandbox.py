@@ -1,0 +1,113 @@
+"""The host under test: where it is, how to run something on it, and how to wait for it.
+
+Where it is comes from the variables that inventories/sandbox reads, too. With none of them set it is the sandbox.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import testinfra
+from testinfra.host import Host
+
+ROOT = Path(__file__).resolve().parent.parent
+CACHE = Path(os.environ.get("CRYPTO_STREAM_CACHE") or Path.home() / ".cache/crypto-stream")
+CONTAINER = os.environ.get("SANDBOX_NAME") or "crypto-sandbox"
+PAUSE_SECONDS = 0.2
+
+# Every unit of the stack and the user it runs as.
+JVM_UNITS = {
+    "kafka": "kafka",
+    "cassandra": "cassandra",
+    "spark-master": "spark",
+    "spark-worker": "spark",
+    "crypto-stream-job": "crypto-stream",
+}
+PYTHON_UNITS = {
+    "crypto-schema": "crypto-stream",
+    "crypto-simulator": "crypto-stream",
+    "crypto-producer": "crypto-stream",
+    "crypto-dashboard": "crypto-stream",
+}
+UNITS = JVM_UNITS | PYTHON_UNITS
+TARGET = "crypto-stack.target"
+
+Found = TypeVar("Found")
+
+
+def port(variable: str, default: int) -> int:
+    """A port on 127.0.0.1."""
+    return int(os.environ.get(variable) or default)
+
+
+def wait_for(condition: Callable[[], Found], what: str, limit: float) -> Found:
+    """The first true value of a condition. What raises is not there yet: it is tried again until the limit."""
+    deadline = time.monotonic() + limit
+    while True:
+        try:
+            if value := condition():
+                return value
+            seen: object = value
+        except Exception as error:
+            seen = error
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what} did not happen within {limit:.0f} s; the last look brought {seen!r}")
+        time.sleep(PAUSE_SECONDS)
+
+
+def connect(*, sudo: bool) -> Host:
+    """The host over ssh, as the user that Ansible logs in as, too."""
+    return testinfra.get_host(
+        f"ssh://ops@127.0.0.1:{port('SSH_PORT', 2222)}",
+        ssh_identity_file=str(CACHE / "ssh/id_ed25519"),
+        ssh_extra_args="-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR",
+        sudo=sudo,
+    )
+
+
+def properties(host: Host, unit: str, *names: str) -> dict[str, str]:
+    """What systemd says is in effect for a unit."""
+    output = host.check_output("systemctl show --property=%s %s", ",".join(names), unit)
+    return dict(line.split("=", 1) for line in output.splitlines())
+
+
+def states(host: Host) -> dict[str, str]:
+    """ActiveState of every unit of the stack."""
+    output = host.check_output("systemctl show --property=ActiveState --value " + " ".join(UNITS))
+    return dict(zip(UNITS, output.split(), strict=True))
+
+
+def events(host: Host, unit: str, name: str, since: float = 0) -> list[dict[str, Any]]:
+    """What a Python service logged under this name, from a moment in epoch seconds on."""
+    output = host.check_output("journalctl --quiet --output=cat --unit=%s --since=@%s", unit, f"{since:.3f}")
+    lines = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    return [line for line in lines if line.get("event") == name]
+
+
+def podman(*arguments: str) -> str:
+    """A command of podman, as root."""
+    sudo = [] if os.geteuid() == 0 else ["sudo"]
+    run = subprocess.run([*sudo, "podman", *arguments], check=True, capture_output=True, text=True, timeout=300)
+    return run.stdout.strip()
+
+
+def playbook(path: Path | str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a playbook of the project on the inventories that molecule uses; both outputs are in stdout."""
+    scenario = os.environ.get("MOLECULE_SCENARIO_DIRECTORY")
+    inventories = [ROOT / "inventories/sandbox", *([Path(scenario) / "inventory"] if scenario else [])]
+    return subprocess.run(
+        ["ansible-playbook", *(f"--inventory={inventory}" for inventory in inventories), *arguments, str(path)],
+        cwd=ROOT,
+        env=os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=600,
+    )
