@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,10 @@ from testinfra.host import Host
 
 TOPIC = "crypto.prices"
 COIN = "90"
+
+# Tests take the host away from their clients; what those say of it is no news.
+for name in ("cassandra", "kafka"):
+    logging.getLogger(name).setLevel(logging.CRITICAL)
 
 # (coin, ts) of a price; for bytes that are none, what they are called by.
 Key = tuple[str, int]
