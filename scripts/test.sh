@@ -15,6 +15,9 @@ program chromium chromium
 tools dev
 bootstrap_uv
 
+# Its borders wrap every line at 80 columns.
+export MOLECULE_COMMAND_BORDERS=false
+
 junit=$PWD/.state/junit
 rm -rf "$junit"
 mkdir -p "$junit"
