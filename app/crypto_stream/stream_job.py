@@ -115,6 +115,9 @@ def read_topic(spark: SparkSession, settings: Settings) -> DataFrame:
         .option("subscribe", settings.kafka.topic)
         .option("startingOffsets", "earliest")
         .option("failOnDataLoss", "true")
+        # The consumer asks ahead of the next batch, which then waits for the broker to give up on that request: 500 ms
+        # by Kafka's default, once for each partition that a core reads.
+        .option("kafka.fetch.max.wait.ms", 20)
         .option("maxOffsetsPerTrigger", settings.stream_job.max_offsets_per_trigger)
         .load()
     )
