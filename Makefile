@@ -1,7 +1,7 @@
 # Everything this needs is set up by itself, on Debian and Ubuntu; scripts/lib.sh says what and where.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help up down status test lint bench mirror lock
+.PHONY: help up down status test lint bench mirror lock docs
 
 # Ports of the sandbox on 127.0.0.1.
 DASHBOARD_PORT ?= 8501
@@ -44,3 +44,6 @@ mirror: ## Fill the artifact mirror in the cache
 
 lock: ## Write locks/ anew from pyproject.toml
 	@scripts/lock.sh
+
+docs: ## Write docs/variables.md anew from the roles
+	@scripts/run.sh dev python scripts/variables.py

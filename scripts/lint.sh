@@ -18,5 +18,6 @@ check ruff format --check
 check mypy
 check yamllint --strict .
 check ansible-lint --strict --nocolor
+check python scripts/variables.py --check
 check shellcheck --external-sources .ci/run scripts/*.sh
 exit $status
