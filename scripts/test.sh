@@ -12,6 +12,7 @@ podman_packages
 program java default-jre-headless
 program mvn maven
 program chromium chromium
+program vagrant vagrant
 tools dev
 bootstrap_uv
 
@@ -34,6 +35,7 @@ step() {
 
 step lint scripts/lint.sh
 step unit pytest app/tests
+step inventories pytest inventories/tests
 mirror_complete || step mirror fill_mirror
 scenarios=(molecule/*/molecule.yml)
 for scenario in "${scenarios[@]}"; do
