@@ -26,6 +26,7 @@ esac
 
 # The ports are named before anything is changed. Those that the sandbox itself has published are free to it.
 ports=(DASHBOARD_PORT SPARK_UI_PORT KAFKA_PORT CQL_PORT SSH_PORT)
+# Its ports are part of the sandbox, which would be made anew with others, without its data.
 published=
 if sandbox_running; then published=$(as_root podman port "$SANDBOX"); fi
 for variable in "${ports[@]}"; do
@@ -35,7 +36,8 @@ for variable in "${ports[@]}"; do
   for other in "${ports[@]}"; do
     [ "$variable" = "$other" ] || [ "$port" != "${!other}" ] || die "$variable and $other are both $port."
   done
-  [[ $published != *"127.0.0.1:$port"* ]] || continue
+  [[ $'\n'$published$'\n' != *"127.0.0.1:$port"$'\n'* ]] || continue
+  [ -z "$published" ] || die "The sandbox runs with another $variable than $port. Keep that, or remove the sandbox first, with its data: make down"
   # shellcheck disable=SC2016 # Python
   python3 -c 'import socket, sys
 listener = socket.socket()

@@ -16,6 +16,9 @@ PASSING = ("/proc", "/sys", "/dev", "/run", "/tmp", "/var/tmp", "/var/log", "/va
 WRONG: list[tuple[str, Any, tuple[str, ...]]] = [
     ("app_market", "kraken", ("app_market", "coinlore, simulator", "kraken")),
     ("kafka_heap_size", "64g", ("kafka_heap_size is 64g", "4096m")),
+    ("kafka_memory_max", "256M", ("kafka_heap_size is 256m", "less than kafka_memory_max, 256M")),
+    ("cassandra_memory_max", "2 GB", ("cassandra_memory_max is 2 GB", "such as 512M or 2G")),
+    ("cassandra_rpc_address", "10.0.0.5", ("cassandra_rpc_address", "127.0.0.1, 0.0.0.0", "10.0.0.5")),
     ("producer_interval_seconds", -5, ("producer_interval_seconds is -5", "above 0")),
     ("kafka_port", 70000, ("kafka_port is 70000", "from 1 to 65535")),
     ("spark_worker_cores", "many", ("spark_worker_cores", "int", "many")),

@@ -46,6 +46,13 @@ paths:
 """
 
 
+class QuietModule(AnsibleModule):
+    """A module whose parameters are whole files, which are not for the host's log."""
+
+    def _log_invocation(self) -> None:
+        """Log nothing. no_log would hide the diff, too."""
+
+
 def folders_to_make(path: Path) -> list[Path]:
     """The folders above `path` that are not there, outermost first."""
     return [folder for folder in reversed(path.parents) if not folder.exists()]
@@ -74,7 +81,7 @@ def write(module: AnsibleModule, path: Path, content: str) -> None:
 
 def main() -> None:
     """Compare each file with what it shall be, and write those that differ."""
-    module = AnsibleModule(
+    module = QuietModule(
         argument_spec={
             "files": {"type": "dict", "required": True},
             "validate": {"type": "str"},
