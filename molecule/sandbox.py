@@ -77,6 +77,22 @@ def properties(host: Host, unit: str, *names: str) -> dict[str, str]:
     return dict(line.split("=", 1) for line in output.splitlines())
 
 
+# Processes that are not the main one of a unit, by what finds them.
+CHILDREN = {
+    "executor": "CoarseGrainedExecutorBackend",
+    "crypto-stream-job (Python)": "crypto_stream/stream_job.py$",
+}
+
+
+def process(host: Host, name: str) -> str:
+    """The process id of a unit's main process, or of one of CHILDREN."""
+    if name not in CHILDREN:
+        return properties(host, name, "MainPID")["MainPID"]
+    # The newest, since the JVM that starts the Python child has its name in its own command line, too.
+    found = host.check_output("pgrep --newest --full -- %s", CHILDREN[name]).split()
+    return found[0]
+
+
 def states(host: Host) -> dict[str, str]:
     """ActiveState of every unit of the stack."""
     output = host.check_output("systemctl show --property=ActiveState --value " + " ".join(UNITS))

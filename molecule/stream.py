@@ -7,6 +7,7 @@ import json
 import logging
 from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile
@@ -31,15 +32,17 @@ Position = tuple[int, int]
 class MismatchError(AssertionError):
     """Topic and table do not agree."""
 
-    def __init__(self, lost: dict[int, int], missing: set[Key], surplus: set[Key]) -> None:
+    def __init__(self, lost: dict[int, int], missing: set[Key], surplus: set[Key], changed: set[Key]) -> None:
         super().__init__(
             f"acknowledged but not in the topic, by ts: {lost or 'none'}\n"
             f"in the topic but not in the table: {len(missing)} {sorted(missing)[:10]}\n"
-            f"in the table but not in the topic: {len(surplus)} {sorted(surplus)[:10]}"
+            f"in the table but not in the topic: {len(surplus)} {sorted(surplus)[:10]}\n"
+            f"with another price in the table than in the topic: {len(changed)} {sorted(changed)[:10]}"
         )
         self.lost = lost
         self.missing = missing
         self.surplus = surplus
+        self.changed = changed
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,14 @@ class Message:
             return str(price["id"]), int(price["ts"])
         except (ValueError, TypeError, KeyError):
             return f"no price, in partition {self.position[0]} at offset", self.position[1]
+
+    @property
+    def price(self) -> float | None:
+        """None where it is no price."""
+        try:
+            return float(json.loads(self.value or b"")["price_usd"])
+        except (ValueError, TypeError, KeyError):
+            return None
 
 
 class Stream:
@@ -129,9 +140,9 @@ class Stream:
         finally:
             producer.close()
 
-    def rows(self) -> set[Key]:
-        """The keys of all rows of the table."""
-        return {(row.id, row.ts) for row in self.cql("SELECT id, ts FROM crypto.prices")}
+    def rows(self) -> dict[Key, float]:
+        """The prices of the table by their keys."""
+        return {(row.id, row.ts): row.price_usd for row in self.cql("SELECT id, ts, price_usd FROM crypto.prices")}
 
     def dead_letters(self) -> dict[Position, Any]:
         """What the stream job has set aside."""
@@ -146,15 +157,20 @@ class Stream:
         wait_for(lambda: (row := self.newest()) and row.ts / 1000 > since, "a new row in crypto.prices", limit)
 
     def acknowledged(self) -> dict[int, int]:
-        """How many prices of each poll, by its ts, Kafka has acknowledged to the producer."""
+        """How many prices of each page, by its ts, Kafka has acknowledged to the producer."""
         counts: Counter[int] = Counter()
-        for event in events(self._host, "crypto-producer", "poll_acknowledged"):
+        for event in events(self._host, "crypto-producer", "page_acknowledged"):
             counts[event["ts"]] += event["messages"]
         self._acknowledged |= counts
         return self._acknowledged
 
+    def pauses(self, since: float, until: float) -> list[float]:
+        """The seconds between consecutive polls, as the topic has them, of those between two times in epoch seconds."""
+        times = sorted(ts for coin, ts in (message.key for message in self.messages()) if coin == COIN)
+        return [(later - earlier) / 1000 for earlier, later in pairwise(times) if since <= later / 1000 <= until]
+
     def compare(self, limit: float = 180) -> int:
-        """Compare what Kafka acknowledged with the rows of the table, both as sets; returns how many there are.
+        """Compare what Kafka acknowledged with the rows of the table, by keys and prices; returns how many there are.
 
         Raises MismatchError when after the limit they are not the same. What the job has set aside as no price is not
         expected to have a row, and does not count as a price that was acknowledged.
@@ -163,22 +179,24 @@ class Stream:
         messages = self.messages()
 
         def missing() -> set[Key]:
-            return self._prices(messages) - self.rows()
+            return self._prices(messages).keys() - self.rows().keys()
 
         # What is still missing is looked at below.
         with contextlib.suppress(AssertionError):
             wait_for(lambda: not missing(), "a row for each message", limit)
-        polls = Counter(ts for _, ts in self._prices(messages))
-        lost = {ts: count - polls[ts] for ts, count in acknowledged.items() if count > polls[ts]}
-        absent = missing()
+        expected = self._prices(messages)
+        pages = Counter(ts for _, ts in expected)
+        lost = {ts: count - pages[ts] for ts, count in acknowledged.items() if count > pages[ts]}
         rows = self.rows()
+        absent = expected.keys() - rows.keys()
+        changed = {key for key, price in expected.items() if key in rows and rows[key] != price}
         # Read again, because rows have arrived since.
-        surplus = rows - self._prices(self.messages())
-        if lost or absent or surplus:
-            raise MismatchError(lost, absent, surplus)
+        surplus = rows.keys() - self._prices(self.messages()).keys()
+        if lost or absent or surplus or changed:
+            raise MismatchError(lost, absent, surplus, changed)
         return len(rows)
 
-    def _prices(self, messages: list[Message]) -> set[Key]:
-        """The keys of those messages that have not been set aside."""
+    def _prices(self, messages: list[Message]) -> dict[Key, float | None]:
+        """The prices of those messages that have not been set aside, by their keys."""
         dead = self.dead_letters()
-        return {message.key for message in messages if message.position not in dead}
+        return {message.key: message.price for message in messages if message.position not in dead}

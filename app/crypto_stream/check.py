@@ -1,12 +1,14 @@
 """`crypto-check`: does data flow, and if not, which hop is broken?
 
 Each hop is looked at by one function that only collects facts, all at once and each within a few seconds. What the
-facts mean is decided by another one without any I/O.
+facts mean is decided by another one without any I/O. Producer, stream job and dashboard are judged by what they tell of
+their progress, since a unit that is active may do nothing at all.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import logging
@@ -17,33 +19,51 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from crypto_stream import config
+from crypto_stream import config, metrics
 from crypto_stream.config import Settings
+from crypto_stream.messages import MessageError, parse, printable
 
 STATUS_OK, STATUS_BROKEN, STATUS_USAGE = 0, 1, 2
 # One look at one hop. Together with starting Python this keeps the whole command below ten seconds.
-HOP_SECONDS = 7.0
+HOP_SECONDS = 4.0
 CONNECT_SECONDS = 3.0
 PAUSE_SECONDS = 2.0
+# With no producer on this host to tell of the API, it is asked itself, no more often than this.
+API_SECONDS = 30.0
+# What is further ahead of this host's clock than this was stamped by a clock that is wrong.
+AHEAD_SECONDS = 5.0
 DISK_LIMIT_PERCENT = 80
 REAL_FILE_SYSTEMS = {"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "overlay", "fuse-overlayfs"}
 UNITS = {"producer": "crypto-producer", "stream_job": "crypto-stream-job", "dashboard": "crypto-dashboard"}
-
-T = TypeVar("T")
+PRODUCER_JOURNAL = "journalctl -u crypto-producer -n 50"
+JOB_JOURNAL = "journalctl -u crypto-stream-job -n 50"
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a look at one hop found: `error` when there was none to be had. Times in epoch milliseconds."""
+    """What a look at one hop found: `error` when there was none to be had. Times in epoch milliseconds.
+
+    `newest_ts` is the newest time that is not ahead of now, `ahead_seconds` how far ahead the furthest one is.
+    """
 
     found: str = ""
     error: str = ""
     newest_ts: int | None = None
-    coin: str | None = None
+    ahead_seconds: float = 0
+    coins: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Service:
+    """A service of the project: its unit's state (None: not on this host), and its metrics by name."""
+
+    state: str | None = None
+    values: dict[str, float] = field(default_factory=dict)
+    error: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,6 +76,7 @@ class Hop:
     age_seconds: float | None = None
     cause: str | None = None
     look: str | None = None
+    warning: str | None = None
 
 
 @dataclass(frozen=True)
@@ -79,33 +100,89 @@ class Report:
 # ---- What the facts mean: no I/O below, down to `report`.
 
 
-def judge_api(facts: Facts) -> Hop:
-    """The source of prices."""
-    if facts.error:
-        return Hop(
-            "api",
-            False,
-            facts.error,
-            cause="the market's API does not answer as it should",
-            look="systemctl status crypto-simulator (sandbox), or is the host's way out open?",
-        )
-    return Hop("api", True, facts.found)
-
-
-def judge_unit(name: str, state: str | None, found: str = "") -> Hop:
-    """A service by its unit's state; None means that it is not on this host."""
-    unit = UNITS[name]
-    if state is None:
-        return Hop(name, True, found or "not on this host")
-    if state == "active":
-        return Hop(name, True, f"{unit} is active" + (f", {found}" if found else ""))
-    return Hop(
-        name,
-        False,
-        f"{unit} is {state}",
-        cause="the service is stopped" if state == "inactive" else "the service does not come up or keeps failing",
-        look=f"systemctl start {unit}" if state == "inactive" else f"journalctl -u {unit} -n 50",
+def judge_api(producer: Service, asked: Facts | None, now: float, limit_seconds: float) -> Hop:
+    """The source of prices: by the producer's polls, or, where none has ended, by a request of our own."""
+    values = producer.values
+    if (
+        "crypto_producer_last_poll_timestamp_seconds" not in values
+        or not values["crypto_producer_last_poll_timestamp_seconds"]
+    ):
+        facts = asked or Facts("not asked")
+        if facts.error:
+            return Hop(
+                "api",
+                False,
+                facts.error,
+                cause="the market's API does not answer as it should",
+                look="systemctl status crypto-simulator (sandbox), or is the host's way out open?",
+            )
+        return Hop("api", True, facts.found)
+    age = now - values["crypto_producer_last_poll_timestamp_seconds"]
+    coins = values["crypto_producer_last_poll_coins"]
+    found = f"the last poll brought {coins:,.0f} coins"
+    if values.get("crypto_producer_last_poll{ok}"):
+        return Hop("api", True, found, age)
+    success = values["crypto_producer_last_success_timestamp_seconds"]
+    if now - success <= limit_seconds:
+        return Hop("api", True, found, age, warning=f"the last poll of the API was not whole: {PRODUCER_JOURNAL}")
+    since = (
+        "none since the producer started" if not success else f"the last one that did ended {_span(now - success)} ago"
     )
+    return Hop(
+        "api",
+        False,
+        f"polls bring nothing, {since}",
+        age,
+        cause="the market's API does not answer as it should",
+        look=PRODUCER_JOURNAL,
+    )
+
+
+def judge_unit(name: str, service: Service) -> Hop | None:
+    """A service that is not there, or not up, or tells nothing; None when its metrics are to be looked at."""
+    unit = UNITS[name]
+    if service.state is None:
+        return Hop(name, True, "not on this host")
+    if service.state != "active":
+        return Hop(
+            name,
+            False,
+            f"{unit} is {service.state}",
+            cause="the service is stopped"
+            if service.state == "inactive"
+            else "the service does not come up or keeps failing",
+            look=f"systemctl start {unit}" if service.state == "inactive" else f"journalctl -u {unit} -n 50",
+        )
+    if service.error:
+        return Hop(
+            name,
+            False,
+            f"{unit} is active and tells nothing: {service.error}",
+            cause="the service hangs, or its port of metrics is taken by something else",
+            look=f"journalctl -u {unit} -n 50",
+        )
+    return None
+
+
+def judge_producer(service: Service, now: float, limit_seconds: float) -> Hop:
+    """Polls that end, and an outbox that does not grow old."""
+    if (hop := judge_unit("producer", service)) is not None:
+        return hop
+    values = service.values
+    waiting, waiting_seconds = values["crypto_producer_outbox_records"], values["crypto_producer_outbox_age_seconds"]
+    polled = values["crypto_producer_last_poll_timestamp_seconds"] or values["crypto_producer_start_timestamp_seconds"]
+    needed = limit_seconds + 2 * values["crypto_producer_last_poll_duration_seconds"]
+    if now - polled > needed:
+        found = f"no poll has ended for {_span(now - polled)}"
+        return Hop("producer", False, found, cause="the producer does not poll", look=PRODUCER_JOURNAL)
+    if waiting and waiting_seconds > limit_seconds:
+        found = f"{waiting:,.0f} messages have waited for Kafka, up to {_span(waiting_seconds)}"
+        return Hop(
+            "producer", False, found, cause="Kafka does not take them", look="systemctl status kafka crypto-schema"
+        )
+    dropped = values.get("crypto_producer_messages_total{dropped}", 0)
+    warning = f"the producer had to drop {dropped:,.0f} messages: {PRODUCER_JOURNAL}" if dropped else None
+    return Hop("producer", True, f"{waiting:,.0f} messages wait for Kafka", now - polled, warning=warning)
 
 
 def judge_topic(facts: Facts, now_ts: int, limit_seconds: float) -> Hop:
@@ -118,25 +195,32 @@ def judge_topic(facts: Facts, now_ts: int, limit_seconds: float) -> Hop:
             cause="Kafka does not answer, or the topic is missing",
             look="systemctl status kafka crypto-schema",
         )
-    age = age_seconds(facts.newest_ts, now_ts)
+    age, warning = age_seconds(facts.newest_ts, now_ts), _ahead(facts, "the producer's clock")
     if age is None:
-        return Hop(
-            "topic",
-            False,
-            facts.found,
-            cause="the producer has not delivered anything yet",
-            look="journalctl -u crypto-producer -n 50",
-        )
+        cause = "the producer has not delivered anything yet"
+        return Hop("topic", False, facts.found, cause=cause, look=PRODUCER_JOURNAL, warning=warning)
     if age > limit_seconds:
-        return Hop(
-            "topic",
-            False,
-            facts.found,
-            age,
-            cause="the producer delivers nothing new",
-            look="journalctl -u crypto-producer -n 50",
-        )
-    return Hop("topic", True, facts.found, age)
+        cause = "the producer delivers nothing new"
+        return Hop("topic", False, facts.found, age, cause, PRODUCER_JOURNAL, warning)
+    return Hop("topic", True, facts.found, age, warning=warning)
+
+
+def judge_stream_job(service: Service, now: float, limit_seconds: float) -> Hop:
+    """Batches that end while messages wait."""
+    if (hop := judge_unit("stream_job", service)) is not None:
+        return hop
+    values = service.values
+    lag, behind = values["crypto_job_lag_records"], values["crypto_job_lag_seconds"]
+    last = values["crypto_job_last_batch_timestamp_seconds"]
+    set_aside = values.get("crypto_job_rows_total{dead_letter}", 0) + values.get("crypto_job_rows_total{refused}", 0)
+    found = f"{lag:,.0f} messages wait, {set_aside:,.0f} set aside since it started"
+    age = now - last if last else None
+    since = now - (last or values["crypto_job_start_timestamp_seconds"])
+    if lag and since > limit_seconds:
+        cause = f"no batch has ended for {_span(since)}"
+        return Hop("stream_job", False, found, age, cause, JOB_JOURNAL)
+    warning = f"the tables are {_span(behind)} behind the topic" if behind > limit_seconds else None
+    return Hop("stream_job", True, found, age, warning=warning)
 
 
 def judge_table(facts: Facts, topic: Facts, now_ts: int, limit_seconds: float) -> Hop:
@@ -149,25 +233,53 @@ def judge_table(facts: Facts, topic: Facts, now_ts: int, limit_seconds: float) -
             cause="Cassandra does not answer, or the table is missing",
             look="systemctl status cassandra crypto-schema",
         )
-    age = age_seconds(facts.newest_ts, now_ts)
+    age, warning = age_seconds(facts.newest_ts, now_ts), _ahead(facts, "the clock of whoever wrote the table")
     if age is not None and age <= limit_seconds:
-        return Hop("table", True, facts.found, age)
+        return Hop("table", True, facts.found, age, warning=warning)
     if topic.newest_ts is None or (facts.newest_ts is not None and facts.newest_ts >= topic.newest_ts):
-        cause, look = "nothing new arrives in the topic", "journalctl -u crypto-producer -n 50"
+        cause, look = "nothing new arrives in the topic", PRODUCER_JOURNAL
     else:
-        cause, look = "the stream job does not write what is in the topic", "journalctl -u crypto-stream-job -n 50"
-    return Hop("table", False, facts.found, age, cause, look)
+        cause, look = "the stream job does not write what is in the topic", JOB_JOURNAL
+    return Hop("table", False, facts.found, age, cause, look, warning)
 
 
-def judge_dashboard(facts: Facts, state: str | None) -> Hop:
-    """The dashboard answers; that its data is fresh is what the table's hop says."""
-    hop = judge_unit("dashboard", state, facts.found)
-    if not hop.ok or not facts.error:
+def judge_dashboard(service: Service, answers: Facts, now: float, limit_seconds: float) -> Hop:
+    """The page answers, and can read what it shows; that the data is fresh is what the table's hop says."""
+    if (hop := judge_unit("dashboard", service)) is not None:
         return hop
-    unit = UNITS["dashboard"]
-    return Hop(
-        "dashboard", False, facts.error, cause="the dashboard does not answer", look=f"journalctl -u {unit} -n 50"
+    journal = f"journalctl -u {UNITS['dashboard']} -n 50"
+    if answers.error:
+        return Hop("dashboard", False, answers.error, cause="the dashboard does not answer", look=journal)
+    read, coins = (
+        service.values["crypto_dashboard_last_read_timestamp_seconds"],
+        service.values["crypto_dashboard_coins"],
     )
+    age = now - read if read else None
+    if age is None or age > limit_seconds:
+        found = "shows nothing, " if age is None else f"shows {coins:,.0f} coins as they were {_span(age)} ago, "
+        return Hop(
+            "dashboard",
+            False,
+            f"{found}and cannot read Cassandra",
+            age,
+            cause="Cassandra does not answer the dashboard",
+            look="systemctl status cassandra",
+        )
+    return Hop("dashboard", True, f"shows {coins:,.0f} coins, {answers.found}", age)
+
+
+def _ahead(facts: Facts, whose: str) -> str | None:
+    """A time that has not come yet is no fresh data, but a wrong clock."""
+    if facts.ahead_seconds <= AHEAD_SECONDS:
+        return None
+    return f"{whose} is wrong: a price is {_span(facts.ahead_seconds)} ahead of this host's time"
+
+
+def _span(seconds: float) -> str:
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def age_seconds(ts: int | None, now_ts: int) -> float | None:
@@ -185,7 +297,11 @@ def disk_warnings(disks: Sequence[Disk]) -> list[str]:
 def report(hops: list[Hop], disks: Sequence[Disk]) -> Report:
     """All together. A full disk is a warning: data still flows."""
     broken = [hop.name for hop in hops if not hop.ok]
-    return Report(not broken, hops, broken[0] if broken else None, disk_warnings(disks))
+    # A stream job that does not come up while Cassandra is away waits for it.
+    unreachable = [hop.name for hop in hops if hop.name == "table" and not hop.ok and hop.age_seconds is None]
+    first = "table" if unreachable and broken[0] == "stream_job" else broken[0] if broken else None
+    warnings = [hop.warning for hop in hops if hop.warning]
+    return Report(not broken, hops, first, warnings + disk_warnings(disks))
 
 
 def as_table(result: Report) -> str:
@@ -196,7 +312,7 @@ def as_table(result: Report) -> str:
             hop.name,
             "ok" if hop.ok else "BROKEN",
             "" if hop.age_seconds is None else f"{hop.age_seconds:.0f} s",
-            hop.found,
+            printable(hop.found),
         )
         for hop in result.hops
     ]
@@ -210,7 +326,7 @@ def as_table(result: Report) -> str:
                 f"  likely cause:  {hop.cause}",
                 f"  look next:     {hop.look}",
             ]
-    lines += [f"Warning: {warning}" for warning in result.warnings]
+    lines += ["", *(f"Warning: {warning}" for warning in result.warnings)] if result.warnings else []
     if result.ok:
         lines += ["", "Data flows."]
     return "\n".join(lines)
@@ -219,17 +335,28 @@ def as_table(result: Report) -> str:
 # ---- What is looked at.
 
 
-def look_at_api(settings: Settings) -> Facts:
-    """One ticker, through the same client as the producer's."""
-    from crypto_stream.coinlore import CoinLore
+class Api:
+    """The API, asked no more often than is good for it."""
 
-    market = settings.market.model_copy(update={"attempts": 1, "request_timeout_seconds": CONNECT_SECONDS})
-    with CoinLore(market) as client:
-        poll = client.top(1)
-    if not poll.tickers:
-        return Facts(error=f"no usable ticker: {poll.rejected[0].reason}")
-    ticker = poll.tickers[0]
-    return Facts(f"{ticker.name} at {ticker.price_usd:,.2f} USD, from {settings.market.api_url}")
+    def __init__(self, settings: Settings) -> None:
+        self._market = settings.market.model_copy(update={"attempts": 1, "request_timeout_seconds": CONNECT_SECONDS})
+        self._last: tuple[float, Facts] | None = None
+
+    def look(self) -> Facts:
+        """One ticker, through the same client as the producer's."""
+        if self._last is None or time.monotonic() - self._last[0] > API_SECONDS:
+            self._last = time.monotonic(), self._ask()
+        return self._last[1]
+
+    def _ask(self) -> Facts:
+        from crypto_stream.coinlore import CoinLore
+
+        with CoinLore(self._market) as client:
+            page = next(client.top(1))
+        if not page.tickers:
+            return Facts(error=page.error or f"no usable ticker: {page.rejected[0].reason}")
+        ticker = page.tickers[0]
+        return Facts(f"{ticker.name} at {ticker.price_usd:,.2f} USD, from {self._market.api_url}")
 
 
 def look_at_topic(settings: Settings) -> Facts:
@@ -262,8 +389,7 @@ def look_at_topic(settings: Settings) -> Facts:
         newest = _last_messages(consumer, filled, ends)
         if not newest:
             return Facts(error=f"{found}, but the last one cannot be read")
-        last = max(newest, key=lambda message: message.timestamp)
-        return Facts(found, newest_ts=last.timestamp, coin=(last.key or b"").decode(errors="replace") or None)
+        return dataclasses.replace(_facts_of(newest, time.time_ns() // 1_000_000), found=found)
     finally:
         consumer.close(autocommit=False, timeout_ms=1000)
 
@@ -281,25 +407,38 @@ def _last_messages(consumer: Any, partitions: list[Any], ends: dict[Any, int]) -
     return list(messages.values())
 
 
-def look_at_table(settings: Settings) -> Facts:
-    """The newest row. Which coins are there is not known beforehand, so a number of them is looked at."""
+def _facts_of(newest: list[Any], now_ts: int) -> Facts:
+    """What the last messages of the partitions say: when they came, by Kafka's clock, and what they say themselves."""
+    prices = []
+    for message in newest:
+        with contextlib.suppress(MessageError):  # it becomes a dead letter, which is not this hop's matter
+            prices.append(parse(message.value))
+    ahead = max((price.ts - now_ts for price in prices), default=0) / 1000
+    came = [message.timestamp for message in newest if message.timestamp <= now_ts + AHEAD_SECONDS * 1000]
+    return Facts(newest_ts=max(came, default=None), ahead_seconds=ahead, coins=tuple(price.id for price in prices))
+
+
+def look_at_table(settings: Settings, coins: Sequence[str]) -> Facts:
+    """The newest row of the coins that the topic ends with; where none is known, of some that are there."""
     from crypto_stream.store import Store, quiet_driver
 
     quiet_driver()
     store = Store(settings.cassandra.model_copy(update={"request_timeout_seconds": CONNECT_SECONDS}))
+    now_ts = time.time_ns() // 1_000_000
     try:
-        rows = store.latest(limit=200)
+        board = store.board(now_ts, coins or None, limit=200)
     finally:
         store.close()
-    if not rows:
-        return Facts(f"{settings.cassandra.keyspace}.prices is empty")
-    newest = max(rows, key=lambda row: row.ts)
-    return Facts(
-        f"{newest.name} at {newest.price_usd:,.6g} USD in {settings.cassandra.keyspace}.prices", newest_ts=newest.ts
-    )
+    table = f"{settings.cassandra.keyspace}.prices"
+    ahead = max((row.ts - now_ts for row in board.ahead), default=0) / 1000
+    if not board.rows:
+        return Facts(f"{table} is empty", ahead_seconds=ahead)
+    newest = max(board.rows, key=lambda row: row.ts)
+    found = f"{newest.name} at {newest.price_usd:,.6g} USD in {table}"
+    return Facts(found, newest_ts=newest.ts, ahead_seconds=ahead)
 
 
-def look_at_dashboard(settings: Settings) -> Facts:
+def look_at_page(settings: Settings) -> Facts:
     """Streamlit's own health page."""
     import httpx
 
@@ -310,8 +449,25 @@ def look_at_dashboard(settings: Settings) -> Facts:
     return Facts(f"answers at {settings.dashboard.url}")
 
 
+def look_at_service(name: str, port: int) -> Service:
+    """A unit's state and, where it is active, its metrics."""
+    import httpx
+
+    state = unit_state(UNITS[name])
+    if state != "active":
+        return Service(state)
+    address = f"http://{metrics.ADDRESS}:{port}/metrics"
+    try:
+        values = metrics.read(httpx.get(address, timeout=CONNECT_SECONDS).raise_for_status().text)
+        if not any(key.startswith(f"crypto_{metrics.PREFIXES[name]}_") for key in values):
+            return Service(state, error=f"{address} is not its own")
+    except Exception as error:
+        return Service(state, error=f"{address}: {_one_line(error)}")
+    return Service(state, values)
+
+
 def unit_state(unit: str) -> str | None:
-    """ActiveState of a unit; None where the unit, or systemd itself, does not exist."""
+    """ActiveState of a unit, or why it has none (masked, bad-setting); None where it, or systemd, does not exist."""
     try:
         output = subprocess.run(
             ["systemctl", "show", "--property=LoadState,ActiveState", unit],
@@ -323,7 +479,10 @@ def unit_state(unit: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     properties = dict(line.split("=", 1) for line in output.splitlines() if "=" in line)
-    return properties.get("ActiveState") if properties.get("LoadState") == "loaded" else None
+    loaded = properties.get("LoadState")
+    if loaded in (None, "not-found"):
+        return None
+    return properties.get("ActiveState") if loaded == "loaded" else loaded
 
 
 def disks() -> list[Disk]:
@@ -347,38 +506,44 @@ def disks() -> list[Disk]:
     return list(found.values())
 
 
-def look(settings: Settings) -> Report:
-    """Look at all hops at the same time, and judge."""
-    sources: dict[str, Callable[[Settings], Facts]] = {
-        "api": look_at_api,
-        "topic": look_at_topic,
-        "table": look_at_table,
-        "dashboard": look_at_dashboard,
+def look(settings: Settings, api: Api) -> Report:
+    """Look at all hops at the same time (but the table, whose coins the topic names), and judge."""
+    ports = {
+        "producer": settings.producer.metrics_port,
+        "stream_job": settings.stream_job.metrics_port,
+        "dashboard": settings.dashboard.metrics_port,
     }
-    facts = _at_the_same_time({name: _careful(source, settings) for name, source in sources.items()})
-    now_ts = time.time_ns() // 1_000_000
-    limit = settings.dashboard.stale_after_seconds
+    services: dict[str, Service] = {}
+
+    def see(name: str) -> Facts:
+        services[name] = look_at_service(name, ports[name])
+        return Facts()
+
+    looks: dict[str, Callable[[], Facts]] = {name: lambda name=name: see(name) for name in ports}  # type: ignore[misc]
+    facts = _at_the_same_time(
+        looks | {"topic": lambda: look_at_topic(settings), "page": lambda: look_at_page(settings)}
+    )
+    service = {name: services.get(name, Service("active", error=facts[name].error)) for name in ports}
+    polls = service["producer"].values.get("crypto_producer_last_poll_timestamp_seconds", 0)
+    late: dict[str, Callable[[], Facts]] = {"table": lambda: look_at_table(settings, facts["topic"].coins)}
+    if not polls:
+        late["api"] = api.look
+    facts |= _at_the_same_time(late)
+    now = time.time()
+    now_ts, limit = int(now * 1000), settings.dashboard.stale_after_seconds
     hops = [
-        judge_api(facts["api"]),
-        judge_unit("producer", unit_state(UNITS["producer"])),
+        judge_api(service["producer"], facts.get("api"), now, limit),
+        judge_producer(service["producer"], now, limit),
         judge_topic(facts["topic"], now_ts, limit),
-        judge_unit("stream_job", unit_state(UNITS["stream_job"])),
+        judge_stream_job(service["stream_job"], now, limit),
         judge_table(facts["table"], facts["topic"], now_ts, limit),
-        judge_dashboard(facts["dashboard"], unit_state(UNITS["dashboard"])),
+        judge_dashboard(service["dashboard"], facts["page"], now, limit),
     ]
     return report(hops, disks())
 
 
-def _careful(source: Callable[[Settings], Facts], settings: Settings) -> Callable[[], Facts]:
-    """Whatever goes wrong while looking is itself what was found."""
-
-    def run() -> Facts:
-        try:
-            return source(settings)
-        except Exception as error:
-            return Facts(error=(str(error) or type(error).__name__).splitlines()[0])
-
-    return run
+def _one_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _at_the_same_time(looks: dict[str, Callable[[], Facts]]) -> dict[str, Facts]:
@@ -386,7 +551,10 @@ def _at_the_same_time(looks: dict[str, Callable[[], Facts]]) -> dict[str, Facts]
     facts: dict[str, Facts] = {}
 
     def run(name: str) -> None:
-        facts[name] = looks[name]()
+        try:
+            facts[name] = looks[name]()
+        except Exception as error:  # whatever goes wrong while looking is itself what was found
+            facts[name] = Facts(error=_one_line(error))
 
     threads = [threading.Thread(target=run, args=(name,), daemon=True) for name in looks]
     end = time.monotonic() + HOP_SECONDS
@@ -425,14 +593,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.disable(logging.CRITICAL)  # what libraries say about a broken hop is no help on a terminal
     try:
         settings = config.load()
+        api = Api(settings)
     except config.SettingsError as error:
         print(error, file=sys.stderr)
         return STATUS_USAGE
     end = time.monotonic() + options.wait
-    result = look(settings)
+    result = look(settings, api)
     while not result.ok and time.monotonic() < end:
         time.sleep(min(PAUSE_SECONDS, max(0, end - time.monotonic())))
-        result = look(settings)
+        result = look(settings, api)
     print(json.dumps(dataclasses.asdict(result), indent=2) if options.json else as_table(result))
     return STATUS_OK if result.ok else STATUS_BROKEN
 

@@ -6,10 +6,12 @@ It never asks more often than it is told to, repeats what may work a second time
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
+import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
@@ -20,15 +22,18 @@ import tenacity
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from crypto_stream.config import Market
+from crypto_stream.messages import CONTROL, MAX_TEXT_CHARS, VISIBLE
 
 PAGE_SIZE = 100
-# Far beyond any name, far below what Kafka or Cassandra refuse.
-MAX_TEXT_CHARS = 500
+# A page of 100 tickers has 50 kB.
+MAX_ANSWER_BYTES = 5_000_000
 # Asked to stay away for longer than this, the poll is given up; later polls still keep away until then.
 LONGEST_WAIT_SECONDS = 20.0
 LONGEST_RETRY_AFTER_SECONDS = 3600.0
 # When pages fail in a row it is the server, not the page.
 FAILED_PAGES_IN_A_ROW = 2
+# Python refuses to read an integer of more than 4300 digits, and with it all of the answer that it is in.
+MAX_INTEGER_DIGITS = 400
 
 
 class CoinLoreError(Exception):
@@ -37,10 +42,6 @@ class CoinLoreError(Exception):
 
 class TransientError(CoinLoreError):
     """Trying again may help."""
-
-
-class PollFailedError(CoinLoreError):
-    """Not one ticker could be fetched."""
 
 
 def _number(value: Any) -> float:
@@ -69,21 +70,29 @@ def _optional_number(value: Any) -> float | None:
         return None
 
 
+def _optional_amount(value: Any) -> float | None:
+    number = _optional_number(value)
+    return number if number is not None and number >= 0 else None
+
+
 def _optional_rank(value: Any) -> int | None:
     number = _optional_number(value)
     return int(number) if number is not None and 0 < number < 2**31 else None
 
 
 def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value.strip():
+    if not isinstance(value, str) or not re.search(VISIBLE, value):
         raise ValueError("no text")
-    if len(value) > MAX_TEXT_CHARS:
+    text = value.strip()
+    if len(text) > MAX_TEXT_CHARS:
         raise ValueError("too long")
+    if re.search(CONTROL, text):
+        raise ValueError("control characters")
     try:
-        value.encode()
+        text.encode()
     except UnicodeEncodeError:  # half of a surrogate pair: valid JSON, but no text that anything else could store
         raise ValueError("no valid text") from None
-    return value.strip()
+    return text
 
 
 def _identifier(value: Any) -> str:
@@ -98,12 +107,13 @@ def _optional_text(value: Any) -> str | None:
 
 
 OptionalNumber = Annotated[float | None, BeforeValidator(_optional_number)]
+OptionalAmount = Annotated[float | None, BeforeValidator(_optional_amount)]
 
 
 class Ticker(BaseModel):
-    """One coin as CoinLore describes it; money in US dollars, changes in per cent, supplies in coins.
+    """What is used of a coin as CoinLore describes it; money in US dollars, changes in per cent.
 
-    Only id, name and price must be there. `volume24` and `msupply` in particular come in several shapes.
+    Only id, name and price must be there. `volume24` in particular comes in several shapes.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -116,12 +126,8 @@ class Ticker(BaseModel):
     percent_change_1h: OptionalNumber = None
     percent_change_24h: OptionalNumber = None
     percent_change_7d: OptionalNumber = None
-    price_btc: OptionalNumber = None
-    market_cap_usd: OptionalNumber = None
-    volume24: OptionalNumber = None
-    csupply: OptionalNumber = None
-    tsupply: OptionalNumber = None
-    msupply: OptionalNumber = None
+    market_cap_usd: OptionalAmount = None
+    volume24: OptionalAmount = None
 
 
 @dataclass(frozen=True)
@@ -133,12 +139,13 @@ class Rejected:
 
 
 @dataclass
-class Poll:
-    """What one poll brought. Each coin is there once; `errors` names the pages that could not be had."""
+class Page:
+    """What one page of a poll brought, at `ts` (epoch milliseconds). `error` says what is missing, if anything."""
 
+    ts: int
     tickers: list[Ticker] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
-    errors: list[str] = field(default_factory=list)
+    error: str = ""
 
 
 def parse_ticker(payload: Any) -> Ticker | Rejected:
@@ -167,37 +174,45 @@ class RateLimiter:
         self._clock = clock
         self._sleep = sleep
         self._next = -math.inf
+        self._away_until = -math.inf
 
     def acquire(self) -> None:
-        """Wait for the next request's turn; raises `CoinLoreError` when that is further away than a poll may wait."""
-        wait = self._next - self._clock()
-        if wait > LONGEST_WAIT_SECONDS:
-            raise CoinLoreError(f"the server asked to stay away for another {wait:.0f} s")
-        if wait > 0:
-            self._sleep(wait)
+        """Wait for the next request's turn; raises `CoinLoreError` when the server wants to be left alone for longer
+        than a poll may wait.
+        """
+        away = self._away_until - self._clock()
+        if away > LONGEST_WAIT_SECONDS:
+            raise CoinLoreError(f"the server asked to stay away for another {away:.0f} s")
+        self._sleep(max(0.0, away, self._next - self._clock()))
         self._next = self._clock() + self._interval
 
     def keep_away(self, seconds: float) -> None:
         """No request for this long."""
-        self._next = max(self._next, self._clock() + seconds)
+        self._away_until = max(self._away_until, self._clock() + seconds)
 
 
 class CoinLore:
     """One session with the API. Not for several threads at once.
 
-    `sleep` is where all waiting happens, so a service can go on telling its watchdog that it lives.
+    `sleep` is called before each request and wherever else it waits, so a service can go on telling its watchdog that
+    it lives. `now` gives the time of an answer, in epoch milliseconds.
     """
 
     def __init__(
         self,
         market: Market,
         *,
-        transport: httpx.BaseTransport | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
+        now: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self._limiter = RateLimiter(market.request_interval_seconds, clock, sleep)
-        self._http = httpx.Client(
+        self._now = now
+        self._deadline = market.request_timeout_seconds
+        # Only a task can be ended in whatever it is doing: a read timeout does not end an answer that trickles in.
+        self._loop = asyncio.new_event_loop()
+        self._http = httpx.AsyncClient(
             base_url=market.api_url,
             timeout=market.request_timeout_seconds,
             transport=transport,
@@ -213,7 +228,8 @@ class CoinLore:
 
     def close(self) -> None:
         """Close the connections."""
-        self._http.close()
+        self._loop.run_until_complete(self._http.aclose())
+        self._loop.close()
 
     def __enter__(self) -> CoinLore:
         return self
@@ -221,42 +237,36 @@ class CoinLore:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def top(self, coins: int) -> Poll:
-        """The first `coins` coins by rank, page by page.
+    def top(self, coins: int) -> Iterator[Page]:
+        """The first `coins` coins by rank, page by page as they come, each coin once.
 
-        A page that cannot be had costs only its own coins and is named in `errors`. Raises `PollFailedError` when
-        nothing came back at all.
+        A page that cannot be had costs only its own coins; after two of them in a row the rest is given up.
         """
-        poll = Poll()
-        payloads: list[Any] = []
+        seen: set[str] = set()
         failed_in_a_row = 0
-        known = coins  # until the first answer says how many there are
         for start in range(0, coins, PAGE_SIZE):
-            if start >= known:
-                break
             limit = min(PAGE_SIZE, coins - start)
+            name = f"coins {start + 1} to {start + limit}"
             try:
-                page, known = self._retrying(self._tickers, start, limit)
+                payloads, known = self._retrying(self._tickers, start, limit)
             except CoinLoreError as error:
-                poll.errors.append(f"coins {start + 1} to {start + limit}: {error}")
+                yield Page(self._now(), error=f"{name}: {error}")
                 failed_in_a_row += 1
                 if failed_in_a_row == FAILED_PAGES_IN_A_ROW:
-                    break
-            else:
-                failed_in_a_row = 0
-                payloads += page
-        if not payloads:
-            raise PollFailedError("; ".join(poll.errors))
-        _sort_out(payloads, poll)
-        return poll
-
-    def by_ids(self, ids: Iterable[str]) -> Poll:
-        """Some coins by their ids; ids that CoinLore does not know are missing in the answer."""
-        poll = Poll()
-        wanted = list(ids)
-        for start in range(0, len(wanted), PAGE_SIZE):
-            _sort_out(self._retrying(self._tickers_by_id, wanted[start : start + PAGE_SIZE]), poll)
-        return poll
+                    return
+                continue
+            failed_in_a_row = 0
+            # Of two numbers that contradict each other, the tickers that came are the better one.
+            short = len(payloads) < limit
+            is_last = start + len(payloads) >= known if short else start + len(payloads) == known
+            if not payloads and start + PAGE_SIZE >= known:
+                return
+            page = _sort_out(payloads, seen, self._now())
+            if short and not is_last:
+                page.error = f"{name}: only {len(payloads)} came, of {known} that there are"
+            yield page
+            if is_last or not payloads:
+                return
 
     def _tickers(self, start: int, limit: int) -> tuple[list[Any], int]:
         """One page, and how many coins there are in all."""
@@ -264,47 +274,60 @@ class CoinLore:
         data = answer.get("data") if isinstance(answer, dict) else None
         if not isinstance(data, list):
             raise TransientError("the answer holds no list of tickers")
-        if not data:
+        if not data and start == 0:
             raise TransientError("the list of tickers is empty")
         info = answer.get("info")
         known = info.get("coins_num") if isinstance(info, dict) else None
-        return data, known if isinstance(known, int) and known > 0 else start + len(data) + 1
-
-    def _tickers_by_id(self, ids: list[str]) -> list[Any]:
-        answer = self._get("/ticker/", {"id": ",".join(ids)})
-        if not isinstance(answer, list):
-            raise TransientError("the answer is no list of tickers")
-        return answer
+        if not isinstance(known, int) or known <= 0:  # then a full page is not the last one
+            known = start + len(data) + (len(data) >= limit)
+        return data[:limit], known
 
     def _get(self, path: str, query: dict[str, str]) -> Any:
         """One request: JSON, or `TransientError` where another try may help, or `CoinLoreError`."""
         self._limiter.acquire()
         try:
-            response = self._http.get(path, params=query)
+            answer = asyncio.wait_for(self._fetch(path, query), self._deadline)
+            status, headers, body = self._loop.run_until_complete(answer)
+        except (asyncio.TimeoutError, httpx.TimeoutException):
+            raise TransientError(f"no whole answer within {self._deadline:g} s") from None
         except httpx.HTTPError as error:
             raise TransientError(f"{type(error).__name__}: {error}") from error
-        if response.status_code == httpx.codes.TOO_MANY_REQUESTS or response.status_code >= 500:
-            self._limiter.keep_away(_retry_after(response.headers.get("Retry-After")))
-            raise TransientError(f"HTTP status {response.status_code}")
-        if response.status_code != httpx.codes.OK:
-            raise CoinLoreError(f"HTTP status {response.status_code}")
+        if status == httpx.codes.TOO_MANY_REQUESTS or status >= 500:
+            self._limiter.keep_away(_retry_after(headers.get("Retry-After")))
+            raise TransientError(f"HTTP status {status}")
+        if status != httpx.codes.OK:
+            raise CoinLoreError(f"HTTP status {status}")
         try:
-            return json.loads(response.content)
+            return json.loads(body, parse_int=_integer)
         except (ValueError, RecursionError) as error:
-            kind = response.headers.get("Content-Type", "nothing")
-            raise TransientError(f"no JSON but {kind}, {len(response.content)} bytes: {error}") from error
+            kind = ascii(headers.get("Content-Type", "nothing"))
+            raise TransientError(f"no JSON but {kind}, {len(body)} bytes: {error}") from error
+
+    async def _fetch(self, path: str, query: dict[str, str]) -> tuple[int, httpx.Headers, bytes]:
+        body = bytearray()
+        async with self._http.stream("GET", path, params=query) as response:
+            async for part in response.aiter_bytes():
+                body += part
+                if len(body) > MAX_ANSWER_BYTES:
+                    raise CoinLoreError(f"the answer has more than {MAX_ANSWER_BYTES} bytes")
+            return response.status_code, response.headers, bytes(body)
 
 
-def _sort_out(payloads: list[Any], poll: Poll) -> None:
+def _integer(digits: str) -> int | float:
+    return int(digits) if len(digits) <= MAX_INTEGER_DIGITS else math.inf
+
+
+def _sort_out(payloads: list[Any], seen: set[str], ts: int) -> Page:
     """A coin that changes its rank between two requests is on both pages: the first one counts."""
-    seen = {ticker.id for ticker in poll.tickers}
+    page = Page(ts)
     for payload in payloads:
         result = parse_ticker(payload)
         if isinstance(result, Rejected):
-            poll.rejected.append(result)
+            page.rejected.append(result)
         elif result.id not in seen:
             seen.add(result.id)
-            poll.tickers.append(result)
+            page.tickers.append(result)
+    return page
 
 
 def _retry_after(value: str | None) -> float:
@@ -316,7 +339,7 @@ def _retry_after(value: str | None) -> float:
     except ValueError:
         try:
             moment = parsedate_to_datetime(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             return 0
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=timezone.utc)

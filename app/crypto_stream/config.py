@@ -3,13 +3,13 @@
 They come from every `*.toml` in a directory (`/etc/crypto-stream`, or `CRYPTO_STREAM_CONFIG_DIR`), read in name order.
 A top-level table is one section and lives in one file only, because each file is written by one role. An environment
 variable `CRYPTO_STREAM_<SECTION>__<KEY>` wins over the files. Every key has a default, so a host needs only the
-sections that differ there. A wrong setting is never ignored: `load` raises `SettingsError` with one line for each, and
+sections that differ there. A process names the sections that it uses, and a wrong value in another one is none of its
+business. A wrong setting of its own is never ignored: `load` raises `SettingsError` with one line for each, and
 `load_or_exit` prints those lines and stops the process with status 78 (EX_CONFIG), which systemd shows as CONFIG.
 """
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 import sys
@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, cast
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 if sys.version_info >= (3, 11):
@@ -27,6 +27,8 @@ else:
 
 DEFAULT_CONFIG_DIR = "/etc/crypto-stream"
 ENV_PREFIX = "CRYPTO_STREAM_"
+# Where the files are, and where the project's own tools keep their downloads.
+NO_SETTINGS = {"CONFIG_DIR", "CACHE"}
 EX_CONFIG = 78
 
 
@@ -39,30 +41,47 @@ class SettingsError(Exception):
 
 
 def _http_address(value: str) -> str:
-    if not re.fullmatch(r"https?://[^\s/?#]+(/[^\s?#]*)?", value):
+    match = re.fullmatch(r"https?://(\[[^\]]*\]|[^\s/?#@:\[\]]+)(?::([^/?#]*))?(?:/[^\s?#]*)?", value)
+    if match is None or not _is_host(match[1]) or not (match[2] is None or _is_port(match[2])):
         raise ValueError("an address like http://host:port/path")
     return value.rstrip("/")
 
 
+def _is_host(value: str) -> bool:
+    """A name, an IPv4 address, or an IPv6 address in brackets."""
+    return re.fullmatch(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,252})|\[[0-9A-Fa-f:.%a-z]{2,60}\]", value) is not None
+
+
+def _is_port(value: str) -> bool:
+    return re.fullmatch(r"[0-9]{1,5}", value) is not None and 1 <= int(value) <= 65535
+
+
 def _host_and_port(value: str) -> str:
     host, _, port = value.rpartition(":")
-    if not host or not port.isascii() or not port.isdigit() or not 1 <= int(port) <= 65535:
+    if not _is_host(host) or not _is_port(port):
         raise ValueError("host:port with a port from 1 to 65535")
+    return value
+
+
+def _host_name(value: str) -> str:
+    if not _is_host(value) and not re.fullmatch(r"[0-9A-Fa-f:.]{2,45}", value):
+        raise ValueError("a host's name or address")
     return value
 
 
 def _replication(value: str) -> str:
     """The map of CREATE KEYSPACE is also a Python literal, so it is checked before Cassandra sees it."""
     expected = "a map like {'class': 'SimpleStrategy', 'replication_factor': 1}"
-    try:
-        parsed = ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        raise ValueError(expected) from None
-    if not isinstance(parsed, dict) or parsed.get("class") not in ("SimpleStrategy", "NetworkTopologyStrategy"):
+    match = re.fullmatch(r"\{\s*'class'\s*:\s*'(\w+)'((?:\s*,\s*'[A-Za-z0-9_-]+'\s*:\s*[1-9][0-9]?)+)\s*\}", value)
+    if match is None:
         raise ValueError(expected)
-    factors = {key: factor for key, factor in parsed.items() if key != "class"}
-    if not factors or not all(isinstance(factor, int) and factor > 0 for factor in factors.values()):
-        raise ValueError(expected)
+    centres = re.findall(r"'([A-Za-z0-9_-]+)'", match[2])
+    if match[1] == "SimpleStrategy":
+        allowed = centres == ["replication_factor"]
+    else:
+        allowed = match[1] == "NetworkTopologyStrategy" and len(set(centres)) == len(centres)
+    if not allowed:
+        raise ValueError(f"{expected}, or {{'class': 'NetworkTopologyStrategy', 'DATACENTER': 3}}")
     return value
 
 
@@ -73,7 +92,7 @@ def _not_empty(values: tuple[str, ...]) -> tuple[str, ...]:
 
 
 HttpAddress = Annotated[str, AfterValidator(_http_address)]
-HostName = Annotated[str, Field(min_length=1)]
+HostName = Annotated[str, AfterValidator(_host_name)]
 HostAndPort = Annotated[str, AfterValidator(_host_and_port)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 TopicName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9._-]{1,249}$")]
@@ -93,7 +112,8 @@ class Market(Section):
     api_url: HttpAddress = "https://api.coinlore.net/api"
     # CoinLore asks for no more than one request a second. Only a simulator takes less than 1.
     request_interval_seconds: float = Field(1.0, ge=0, le=60)
-    request_timeout_seconds: float = Field(5.0, ge=0.1, le=60)
+    # For a whole answer, from the first byte of the request to the last one of the answer.
+    request_timeout_seconds: float = Field(10.0, ge=0.1, le=60)
     attempts: int = Field(4, ge=1, le=20)
 
 
@@ -108,7 +128,13 @@ class Kafka(Section):
     # Must exceed the longest outage of the stream job: it refuses to go on when messages are gone.
     retention_hours: int = Field(168, ge=1, le=87600)
     # Of each partition; -1 is without bound.
-    retention_bytes: int = Field(256 * 1024 * 1024, ge=-1)
+    retention_bytes: int = Field(1024 * 1024 * 1024, ge=-1)
+
+    @model_validator(mode="after")
+    def _two_topics(self) -> Kafka:
+        if self.topic == self.rejected_topic:
+            raise ValueError("two different names in topic and rejected_topic")
+        return self
 
 
 class Cassandra(Section):
@@ -133,11 +159,14 @@ class Producer(Section):
 
     coins: int = Field(100, ge=1, le=20000)
     interval_seconds: float = Field(30, ge=1, le=86400)
-    # What Kafka has not acknowledged is kept in memory, about 600 bytes each, up to this many.
-    max_pending_messages: int = Field(100_000, ge=100, le=5_000_000)
+    # What Kafka has not acknowledged waits in this file, at most so long and so much of it.
+    outbox: str = Field("/var/lib/crypto-producer/outbox.sqlite", pattern=r"^/.+")
+    outbox_hours: float = Field(168, ge=0.01, le=87600)
+    outbox_bytes: int = Field(1024 * 1024 * 1024, ge=100_000)
     delivery_timeout_seconds: float = Field(120, ge=15, le=3600)
-    # At SIGTERM, how long to go on trying to deliver what is in memory.
+    # At SIGTERM, how long to go on delivering what waits; the rest is delivered after the next start.
     drain_seconds: float = Field(5, ge=0, le=300)
+    metrics_port: Port = 9401
 
 
 class StreamJob(Section):
@@ -146,8 +175,10 @@ class StreamJob(Section):
     checkpoint_dir: str = Field("/var/lib/crypto-stream/checkpoints", pattern=r"^(/|[a-z0-9]+://).+")
     # 0: a batch begins as soon as there is data.
     trigger_ms: int = Field(0, ge=0, le=3_600_000)
-    dead_letter_trigger_ms: int = Field(5000, ge=0, le=3_600_000)
-    max_offsets_per_trigger: int = Field(10_000, ge=1, le=10_000_000)
+    max_offsets_per_trigger: int = Field(50_000, ge=1, le=10_000_000)
+    # Messages wait and no batch has ended for so long: the process ends, and systemd starts it anew.
+    stall_seconds: float = Field(120, ge=10, le=86400)
+    metrics_port: Port = 9402
 
 
 class Dashboard(Section):
@@ -158,6 +189,7 @@ class Dashboard(Section):
     # Prices older than this are called stale, here and by `crypto-check`. Three polls by default.
     stale_after_seconds: float = Field(90, ge=1, le=86400)
     history_hours: float = Field(24, ge=0.1, le=8760)
+    metrics_port: Port = 9403
 
 
 class Simulator(Section):
@@ -201,26 +233,35 @@ class Settings(BaseSettings):
         return env_settings, init_settings
 
 
-def load(config_dir: Path | None = None) -> Settings:
-    """Read and check all settings; raises `SettingsError` naming file, section and key of everything wrong."""
-    directory = config_dir or Path(os.environ.get(f"{ENV_PREFIX}CONFIG_DIR", DEFAULT_CONFIG_DIR))
-    sections, files, problems = _read_files(directory)
-    problems += _unknown_environment_sections(os.environ)
+def load(*sections: str, config_dir: Path | None = None) -> Settings:
+    """Read and check settings; raises `SettingsError` naming file, section and key of everything wrong.
+
+    With `sections`, only these are looked at, and what is returned has no others.
+    """
+    named = config_dir or os.environ.get(f"{ENV_PREFIX}CONFIG_DIR")
+    directory = Path(named or DEFAULT_CONFIG_DIR)
+    if (named or directory.exists()) and not (directory.is_dir() and os.access(directory, os.R_OK | os.X_OK)):
+        raise SettingsError([f"{directory}: no directory that this user may read; it must hold the settings"])
+    content, files, problems = _read_files(directory)
+    problems += _unknown_environment(os.environ)
+    ignored = Settings.model_fields.keys() - set(sections) if sections else set()
     try:
-        settings = Settings(**sections)
+        settings = Settings(**{name: section for name, section in content.items() if name not in ignored})
     except ValidationError as error:
         problems += [_explain(cast("dict[str, Any]", detail), files) for detail in error.errors()]
     except Exception as error:  # pydantic-settings has errors of its own for values that are no JSON
         problems.append(f"environment: {error}")
     if problems:
         raise SettingsError(problems)
+    for name in ignored:  # whoever uses one that it did not name shall not get defaults
+        del settings.__dict__[name]
     return settings
 
 
-def load_or_exit() -> Settings:
+def load_or_exit(*sections: str) -> Settings:
     """`load` for a process of its own: prints what is wrong on standard error and exits with status 78."""
     try:
-        return load()
+        return load(*sections)
     except SettingsError as error:
         print(error, file=sys.stderr)
         raise SystemExit(EX_CONFIG) from None
@@ -248,14 +289,14 @@ def _read_files(directory: Path) -> tuple[dict[str, Any], dict[str, str], list[s
     return sections, files, problems
 
 
-def _unknown_environment_sections(environment: Mapping[str, str]) -> list[str]:
-    """A misspelt section in a variable's name would be passed over in silence."""
+def _unknown_environment(environment: Mapping[str, str]) -> list[str]:
+    """A misspelt name of a variable would be passed over in silence."""
     return [
-        f"environment {name}: no such section; allowed: {_section_names()}"
+        f"environment {name}: no such setting; allowed: {ENV_PREFIX}SECTION__KEY with a section of {_section_names()}"
         for name in sorted(environment)
         if name.startswith(ENV_PREFIX)
-        and "__" in name
-        and name[len(ENV_PREFIX) :].split("__")[0].lower() not in Settings.model_fields
+        and name[len(ENV_PREFIX) :] not in NO_SETTINGS
+        and ("__" not in name or name[len(ENV_PREFIX) :].split("__")[0].lower() not in Settings.model_fields)
     ]
 
 

@@ -1,56 +1,25 @@
-"""The dashboard: latest prices, and the course of one coin. Run by `streamlit run dashboard.py`.
+"""The page of the dashboard: latest prices, and the course of one coin. `dashboard_server` runs it in Streamlit.
 
-Each fragment refreshes itself. What it shows comes from a `Store` only, and what goes wrong there is said in one
-sentence where the data would have been.
+Each fragment refreshes itself. It shows what the process' one reader has read last, and what goes wrong is said in one
+sentence beside it.
 """
 
 from __future__ import annotations
 
+import re
 import time
-from dataclasses import dataclass
 
 import altair as alt
 import pandas as pd
 import streamlit as st
 
-from crypto_stream import config, store
+from crypto_stream import board, config
+from crypto_stream.board import Reader, Snapshot
 from crypto_stream.config import Settings
-from crypto_stream.store import LatestPrice, PricePoint, Store, StoreError
+from crypto_stream.store import LatestPrice, PricePoint, StoreError
 
 FAVOURITE = "Bitcoin"
-
-
-@dataclass
-class Outage:
-    """Since when Cassandra has not answered, in epoch seconds; shared by all who look at the dashboard."""
-
-    since: float | None = None
-
-    def text(self, now: float) -> str:
-        """What to say; the first call since all was well sets the beginning. `now` in epoch seconds."""
-        if self.since is None:
-            self.since = now
-        moment = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(self.since))
-        return f"Cassandra is unreachable since {moment}. This page tries again by itself."
-
-
-@st.cache_resource
-def load_settings() -> Settings:
-    """Read once for each process."""
-    return config.load()
-
-
-@st.cache_resource
-def get_store() -> Store:
-    """One session with Cassandra for each process."""
-    store.quiet_driver()
-    return store.open_store(load_settings().cassandra)
-
-
-@st.cache_resource
-def get_outage() -> Outage:
-    """One for each process."""
-    return Outage()
+GREY = "#9a9a9a"
 
 
 def format_price(price: float) -> str:
@@ -67,8 +36,18 @@ def format_age(seconds: float) -> str:
     """How long ago, in the largest unit that fits."""
     for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
         if seconds >= size:
-            return f"{seconds / size:.0f} {unit} ago"
-    return f"{max(0, seconds):.0f} s ago"
+            return f"{seconds // size:.0f} {unit} ago"
+    return f"{max(0, seconds) // 1:.0f} s ago"
+
+
+def format_moment(seconds: float) -> str:
+    """Epoch seconds as date and time."""
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
+
+
+def plain(text: str) -> str:
+    """Text from outside, where Markdown would be read out of it."""
+    return re.sub(r"([\\`*_{}\[\]()<>#+\-.!|~:$^])", r"\\\1", text)
 
 
 def latest_table(rows: list[LatestPrice], now: float) -> pd.DataFrame:
@@ -110,48 +89,76 @@ def price_chart(points: list[PricePoint], name: str) -> alt.Chart:
     return chart
 
 
-def show_freshness(rows: list[LatestPrice], now: float, stale_after: float) -> None:
+def show_freshness(rows: list[LatestPrice], now: float, settings: Settings, *, reachable: bool) -> None:
     """Three figures above the table, and a plain word when nothing new comes."""
     age = now - max(row.ts for row in rows) / 1000
+    is_stale = age > settings.dashboard.stale_after_seconds
     coins, newest, state = st.columns(3)
     coins.metric("Coins", f"{len(rows):,}")
     newest.metric("Newest price", format_age(age))
-    state.metric("State", "live" if age <= stale_after else "stale")
-    if age > stale_after:
+    state.metric("State", "unknown" if not reachable else "stale" if is_stale else "live")
+    if reachable and is_stale:
         st.warning(
             f"No new prices for {format_age(age).removesuffix(' ago')}. What is shown is old; "
             "`crypto-check` on the host tells which hop is broken."
         )
 
 
-def show(settings: Settings, prices: Store, outage: Outage) -> None:
+def show_outage(snapshot: Snapshot) -> None:
+    """Since when Cassandra does not answer, and of when what is still shown is."""
+    since, read = snapshot.failing_since, snapshot.read_at
+    if since is None:
+        return
+    kept = "" if read is None else f" What is shown was read at {format_moment(read)}."
+    st.error(
+        f"Cassandra has not answered since {format_moment(since)}, when it was asked first.{kept}"
+        " This page tries again by itself."
+    )
+    st.caption(plain(snapshot.error))
+
+
+def show_ahead(ahead: list[LatestPrice], now: float) -> None:
+    """Prices of the future are a clock's fault, and no news."""
+    if ahead:
+        most = max(ahead, key=lambda row: row.ts)
+        lead = format_age(most.ts / 1000 - now).removesuffix(" ago")
+        st.warning(
+            f"A wrong clock: {len(ahead)} coins have prices that are ahead of this host's time ({plain(most.name)} by"
+            f" {lead}). The newest ones before now are shown."
+        )
+
+
+def show(settings: Settings, reader: Reader) -> None:
     """Everything below the title, once."""
     now = time.time()
-    try:
-        rows = prices.latest()
-    except StoreError as error:
-        st.error(outage.text(now))
-        st.caption(str(error))
+    snapshot = reader.snapshot
+    show_outage(snapshot)
+    if snapshot.board is None:
+        if snapshot.failing_since is None:
+            st.info("Reading the prices.")
         return
-    outage.since = None
+    rows = snapshot.board.rows
+    show_ahead(snapshot.board.ahead, now)
     if not rows:
         st.info("No prices yet. The first ones arrive within a minute after the stream was started.")
         return
-    show_freshness(rows, now, settings.dashboard.stale_after_seconds)
+    reachable = snapshot.failing_since is None
+    show_freshness(rows, now, settings, reachable=reachable)
     table, course = st.columns([2, 3], gap="large")
     with table:
         st.subheader("Latest prices")
+        frame = latest_table(rows, now)
         st.dataframe(
-            latest_table(rows, now),
+            frame if reachable else frame.style.set_properties(color=GREY),
             hide_index=True,
             height=420,
             column_config={"Time": st.column_config.DatetimeColumn("Time (UTC)", format="HH:mm:ss")},
         )
     with course:
-        show_course(settings, prices, rows, now)
+        show_course(settings, reader, rows, now)
 
 
-def show_course(settings: Settings, prices: Store, rows: list[LatestPrice], now: float) -> None:
+def show_course(settings: Settings, reader: Reader, rows: list[LatestPrice], now: float) -> None:
     """The price line of the coin that was chosen."""
     names = {row.id: row.name for row in sorted(rows, key=lambda row: row.name.lower())}
     ids = list(names)
@@ -160,15 +167,15 @@ def show_course(settings: Settings, prices: Store, rows: list[LatestPrice], now:
     coin = st.selectbox("Coin", ids, index=ids.index(favourite), format_func=names.__getitem__, key="coin")
     hours = settings.dashboard.history_hours
     try:
-        points = prices.history(coin, int((now - hours * 3600) * 1000))
+        points = reader.prices.history(coin, int((now - hours * 3600) * 1000), int(now * 1000))
     except StoreError as error:
         st.error("Cassandra did not answer for this coin. This page tries again by itself.")
-        st.caption(str(error))
+        st.caption(plain(str(error)))
         return
     if points:
         st.altair_chart(price_chart(points, names[coin]), width="stretch")
     else:
-        st.info(f"No prices of {names[coin]} in the last {hours:g} hours.")
+        st.info(f"No prices of {plain(names[coin])} in the last {hours:g} hours.")
 
 
 def main() -> None:
@@ -176,13 +183,13 @@ def main() -> None:
     st.set_page_config(page_title="crypto-stream", page_icon=":material/monitoring:", layout="wide")
     st.title("Live market data")
     try:
-        settings = load_settings()
+        settings = board.settings()
     except config.SettingsError as error:
         st.error("The settings are wrong; the dashboard cannot start.")
         st.code(str(error), language=None)
         return
     st.caption("CoinLore → Kafka → Spark → Cassandra")
-    st.fragment(show, run_every=settings.dashboard.refresh_seconds)(settings, get_store(), get_outage())
+    st.fragment(show, run_every=settings.dashboard.refresh_seconds)(settings, board.reader())
 
 
 if __name__ == "__main__":

@@ -1,34 +1,76 @@
-"""What travels through Kafka: one price of one coin.
+"""What travels through Kafka: one price of one coin, and everything that decides whether bytes are one.
 
-A message is a JSON object in UTF-8; its key is the coin's id, so all prices of a coin stay in order in one partition.
-Producer, stream job and tests take fields, types and limits from here.
+A message is one flat JSON object in UTF-8; its key is the coin's id, so all prices of a coin stay in order in one
+partition. `PriceMessage` says which fields there are, of what type and within which limits; the patterns below say what
+such an object looks like. The producer encodes with the model, `parse` reads with it, and the stream job builds its
+columns from the same model and the same patterns, so both find the same verdict on the same bytes. They are written in
+what Python's and Java's regular expressions have in common, without repeated groups of varying length, for which Java
+needs stack.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from annotated_types import Ge, Le
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-# A poll before 2010 is a clock that was never set. Later than now plus the tolerance is one that runs ahead: its row
-# would win over all true ones until that time has come.
+# A time before 2010 is a clock that was never set.
 MIN_TS = 1_262_304_000_000
 MAX_TS = 253_402_300_799_000  # 9999-12-31, what Spark and Cassandra can still show
+# How far a price may be ahead of the moment at which Kafka took it, in milliseconds. A row from further ahead would win
+# over all true ones until that time has come.
 CLOCK_TOLERANCE_MS = 3_600_000
+# Far beyond any name, far below what Kafka or Cassandra refuse.
+MAX_TEXT_CHARS = 500
+# What a price needs is some 500 bytes, and at most 12 kB with names of the longest kind.
+MAX_MESSAGE_BYTES = 65_536
+# A dead letter keeps no more than this of a message; where it is in the topic, it is whole.
+MAX_DEAD_LETTER_BYTES = 1_048_576
 # A rejected ticker is kept for people to look at, not for machines; more of it than this helps nobody.
 MAX_REJECTED_CHARS = 65_536
 
-Text = Annotated[str, Field(min_length=1)]
+# Characters that give orders to terminals and pages instead of showing something, and characters that show nothing.
+CONTROL = r"[\u0000-\u001f\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069]"
+VISIBLE = r"[^ \u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]"
+
+# A flat object, by reduction: escapes become a mark, then strings become `""`, other values `00`, and spaces go. What
+# is left must be `{"":"","":00}` or the like, which nothing else is reduced to. Halves of surrogate pairs are no
+# escapes.
+ESCAPE = (
+    r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+    r"|u(?:[0-9a-cA-CefEF][0-9a-fA-F]{3}|[dD][0-7][0-9a-fA-F]{2})"
+    r'|["\\/bfnrt])'
+)
+ESCAPE_MARK = "\u007f"
+STRING = r'"[^"\\\u0000-\u001f]*"'
+# A number that is written with more characters than this is no price, and parsers differ in what they make of it.
+SCALAR = r"-?(?:0|[1-9][0-9]{0,39})(?:\.[0-9]{1,39})?(?:[eE][+-]?[0-9]{1,3})?|true|false|null"
+SPACES = " \t\n\r"
+# `$` would leave room for what Java takes for the end of a line.
+OBJECT = r'^\{(?:"":["0]["0](?:,"":["0]["0])*)?\}(?![\s\S])'
+
+Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS), AfterValidator(lambda value: _shows_something(value))]
 
 
 class MessageError(ValueError):
-    """Bytes that are no message of this version."""
+    """Bytes that are no message of this version; the text says why in one line."""
+
+
+def _shows_something(value: str | None) -> str | None:
+    if value is not None and re.search(CONTROL, value):
+        raise ValueError("must hold no control characters")
+    if value is not None and not re.search(VISIBLE, value):
+        raise ValueError("must not be blank")
+    return value
 
 
 class PriceMessage(BaseModel):
-    """One coin at one poll. `ts` is the time of the poll in epoch milliseconds, money is in US dollars.
+    """One coin at one moment: `ts`, when the page that told its price arrived, in epoch milliseconds; money in US
+    dollars, changes in per cent.
 
     What is optional is what CoinLore leaves empty for some coins.
     """
@@ -40,24 +82,65 @@ class PriceMessage(BaseModel):
     name: Text
     price_usd: float = Field(ge=0)
     ts: int = Field(ge=MIN_TS, le=MAX_TS)
-    symbol: str | None = None
-    rank: int | None = None
-    volume24_usd: float | None = None
-    market_cap_usd: float | None = None
+    symbol: Text | None = None
+    rank: int | None = Field(None, ge=1, le=2**31 - 1)
+    volume24_usd: float | None = Field(None, ge=0)
+    market_cap_usd: float | None = Field(None, ge=0)
     percent_change_1h: float | None = None
     percent_change_24h: float | None = None
     percent_change_7d: float | None = None
 
 
+def printable(text: str) -> str:
+    """Text from outside as a terminal or a page may have it."""
+    return re.sub(CONTROL, "", text)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a field of a message may be. Text has the limits of `MAX_TEXT_CHARS`, `CONTROL` and `VISIBLE` besides."""
+
+    kind: type
+    required: bool
+    least: float | None = None
+    most: float | None = None
+
+
+def _rule(name: str) -> Rule:
+    """The model's word on one field."""
+    info = PriceMessage.model_fields[name]
+    inner = [part for part in get_args(info.annotation) or (info.annotation,) if part is not type(None)]
+    kind = next(kind for kind in (str, float, int) if kind in inner or any(kind in get_args(part) for part in inner))
+    least = next((limit.ge for limit in info.metadata if isinstance(limit, Ge)), None)
+    most = next((limit.le for limit in info.metadata if isinstance(limit, Le)), None)
+    return Rule(kind, info.is_required(), least, most)  # type: ignore[arg-type] # Ge and Le take anything comparable
+
+
 SCHEMA_VERSION: int = PriceMessage.model_fields["schema_version"].default
+# The rules as data, for those who cannot use the model. `schema_version` has one value and comes first.
+RULES = {name: _rule(name) for name in PriceMessage.model_fields if name != "schema_version"}
+
+_TEXTS = "|".join(name for name, rule in RULES.items() if rule.kind is str)
+_NUMBERS = "|".join(["schema_version", *(name for name, rule in RULES.items() if rule.kind is not str)])
+_COLON = rf"[{SPACES}]*:[{SPACES}]*"
+# On a flat object whose escapes are marked, so that every quotation mark is a string's: the name of a field is written
+# with escapes, or text is no string (nor null), or a number is none.
+MISTYPED = (
+    rf'{ESCAPE_MARK}[^"]*"{_COLON}'
+    rf'|"(?:{_TEXTS})"{_COLON}[^"n{SPACES}]'
+    rf'|"(?:{_NUMBERS})"{_COLON}["tf]'
+)
 
 
 @dataclass(frozen=True)
 class Record:
-    """A message on its way to Kafka, with the poll it belongs to."""
+    """A message on its way to Kafka; `ts` is when what it tells was fetched, in epoch milliseconds.
+
+    Records of one key stay in order; those without one need none.
+    """
 
     topic: str
-    key: bytes
+    key: bytes | None
     value: bytes
     ts: int
 
@@ -67,14 +150,45 @@ def encode(message: PriceMessage) -> bytes:
     return message.model_dump_json().encode()
 
 
-def parse(value: bytes) -> PriceMessage:
-    """The opposite of `encode`; raises `MessageError` for anything else."""
+def parse(value: bytes | None, appended_ts: int = MAX_TS) -> PriceMessage:
+    """The opposite of `encode`; raises `MessageError` for anything else.
+
+    `appended_ts` is the record's own timestamp, epoch milliseconds, which says how late a price may be.
+    """
+    text = _flat_object(value)
     try:
-        return PriceMessage.model_validate_json(value)
+        message = PriceMessage.model_validate_json(text)
     except ValidationError as error:
         detail = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in detail["loc"])
         raise MessageError(f"{field}: {detail['msg']}" if field else detail["msg"]) from None
+    if "schema_version" not in message.model_fields_set:
+        raise MessageError("schema_version is missing")
+    if message.ts > appended_ts + CLOCK_TOLERANCE_MS:
+        raise MessageError(f"ts is ahead of Kafka's clock: {message.ts}")
+    return message
+
+
+def _flat_object(value: bytes | None) -> str:
+    """The text of a flat JSON object that names each known field once and with a value of its kind."""
+    if not value:
+        raise MessageError("the message is empty")
+    if len(value) > MAX_MESSAGE_BYTES:
+        raise MessageError(f"the message has {len(value)} bytes, more than {MAX_MESSAGE_BYTES}")
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        raise MessageError("the message is no UTF-8") from None
+    marked = re.sub(ESCAPE, ESCAPE_MARK, text)
+    shape = re.sub(SCALAR, "00", re.sub(STRING, '""', marked)).translate(dict.fromkeys(map(ord, SPACES)))
+    if not re.search(OBJECT, shape):
+        raise MessageError("the message is no flat JSON object")
+    if re.search(MISTYPED, marked):
+        raise MessageError("a field has a value of another type")
+    names = [name for name, _ in json.loads(text, object_pairs_hook=list)]
+    if len(set(names)) < len(names):
+        raise MessageError("a field is there twice")
+    return text
 
 
 def encode_rejected(payload: Any, reason: str, ts: int) -> bytes:

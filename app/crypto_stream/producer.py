@@ -1,8 +1,9 @@
 """Polls the market at a fixed beat and puts each coin's price into Kafka.
 
-Two threads share an outbox. The main thread polls and keeps systemd informed; the other one delivers. So polls go on
-while Kafka is away, and what was fetched waits in memory, in order, until Kafka has acknowledged it. Neither the API
-nor Kafka has to be there when the service starts.
+Two threads share an outbox, which is a file. The main thread polls, puts each page into the outbox as it comes and
+keeps systemd informed; the other one delivers. So polls go on while Kafka is away, and what was fetched waits, in
+order, until Kafka has acknowledged it, whatever happens to the process meanwhile. Neither the API nor Kafka has to be
+there when the service starts.
 
 A message may reach the topic twice (its acknowledgement got lost with the connection). That is harmless: the table's
 key is the coin's id and `ts`, so the second one writes the same row again.
@@ -14,11 +15,13 @@ import contextlib
 import math
 import os
 import signal
+import sqlite3
 import sys
 import threading
 import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
 from kafka import KafkaProducer
@@ -26,9 +29,11 @@ from kafka.errors import KafkaError
 from structlog.stdlib import BoundLogger
 
 from crypto_stream import config, log
-from crypto_stream.coinlore import CoinLore, CoinLoreError, Poll, Ticker
+from crypto_stream.coinlore import CoinLore, CoinLoreError, Page, Ticker
 from crypto_stream.config import Settings
-from crypto_stream.messages import PriceMessage, Record, encode, encode_rejected
+from crypto_stream.messages import MIN_TS, PriceMessage, Record, encode, encode_rejected
+from crypto_stream.metrics import ProducerMetrics
+from crypto_stream.outbox import Outbox
 from crypto_stream.systemd import notify
 
 # How often the main thread reports to the watchdog while it waits, in seconds.
@@ -36,15 +41,18 @@ HEARTBEAT_SECONDS = 2.0
 # How long one round of delivery waits for Kafka, and the pause before the next one while Kafka is away, in seconds.
 FLUSH_SECONDS = 1.0
 PAUSE_SECONDS = 2.0
-# No more than this is handed to the Kafka client at a time: the outbox is bounded, the client's own buffer is not.
+# Without a finished round of delivery for so long, the watchdog is told nothing any more. One round waits at most for a
+# connection, for each topic's metadata and for one flush.
+DELIVERY_HANGS_SECONDS = 60.0
+# No more than this of a topic is handed to the Kafka client at a time: its own buffer is not bounded.
 MAX_IN_FLIGHT = 5000
 # The client never leaves some of its failed states. After so many rounds in which nothing got through, it is replaced.
 FAILED_ROUNDS_BEFORE_REPLACING = 3
-REJECTED_SHOWN_PER_POLL = 5
+REJECTED_SHOWN_PER_PAGE = 5
 
 
-class Stopped(Exception):  # noqa: N818 - not an error
-    """SIGTERM came while waiting."""
+class Stopped(BaseException):
+    """SIGTERM came while waiting. Derived from BaseException so that nothing on its way takes it for a fault."""
 
 
 class Future(Protocol):
@@ -60,7 +68,7 @@ class Future(Protocol):
 class Sender(Protocol):
     """What is used of `KafkaProducer`."""
 
-    def send(self, topic: str, value: bytes, key: bytes, *, timestamp_ms: int) -> Future:
+    def send(self, topic: str, value: bytes, key: bytes | None, *, timestamp_ms: int) -> Future:
         """Hand over one message."""
 
     def flush(self, timeout: float) -> None:
@@ -70,66 +78,21 @@ class Sender(Protocol):
         """Give up connections and threads."""
 
 
-class Outbox:
-    """Records that Kafka has not acknowledged, oldest first, at most `limit` of them. Safe for two threads."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._records: OrderedDict[int, Record] = OrderedDict()
-        self._numbers = 0
-        self._changed = threading.Condition()
-
-    def put(self, records: list[Record]) -> int:
-        """Append; returns how many of the oldest had to be dropped for it."""
-        with self._changed:
-            for record in records:
-                self._records[self._numbers] = record
-                self._numbers += 1
-            dropped = max(0, len(self._records) - self._limit)
-            for _ in range(dropped):
-                self._records.popitem(last=False)
-            self._changed.notify_all()
-            return dropped
-
-    def waiting(self, in_flight: set[int], limit: int) -> list[tuple[int, Record]]:
-        """The oldest records that are not in flight, with their numbers, in order."""
-        found: list[tuple[int, Record]] = []
-        with self._changed:
-            for number, record in self._records.items():
-                if len(found) >= limit:
-                    break
-                if number not in in_flight:
-                    found.append((number, record))
-        return found
-
-    def remove(self, number: int) -> None:
-        """An acknowledged record; it may have been dropped in the meantime."""
-        with self._changed:
-            self._records.pop(number, None)
-
-    def wait(self, timeout: float) -> None:
-        """Until there is something, or `timeout` seconds have passed, or `wake` was called."""
-        with self._changed:
-            if not self._records:
-                self._changed.wait(timeout)
-
-    def wake(self) -> None:
-        """End a `wait` early."""
-        with self._changed:
-            self._changed.notify_all()
-
-    def __len__(self) -> int:
-        with self._changed:
-            return len(self._records)
-
-
 class Delivery:
     """Moves records from the outbox into Kafka, one round at a time. For one thread only."""
 
-    def __init__(self, outbox: Outbox, connect: Callable[[], Sender], rejected_topic: str, logger: BoundLogger) -> None:
+    def __init__(
+        self,
+        outbox: Outbox,
+        connect: Callable[[], Sender],
+        topics: tuple[str, str],
+        metrics: ProducerMetrics,
+        logger: BoundLogger,
+    ) -> None:
         self._outbox = outbox
         self._connect = connect
-        self._rejected_topic = rejected_topic
+        self._prices, self._rejected = topics
+        self._metrics = metrics
         self._log = logger
         self._sender: Sender | None = None
         self._in_flight: dict[int, tuple[Record, Future]] = {}
@@ -138,8 +101,8 @@ class Delivery:
     def round(self) -> bool:
         """Send what waits, give Kafka a moment, and settle what is decided.
 
-        Returns whether everything known at the beginning was acknowledged. Never raises what Kafka can cause: a
-        record leaves the outbox only when it was acknowledged, so a failed one is simply sent again next time.
+        Returns whether everything that could be sent was acknowledged. Never raises what Kafka can cause: a record
+        leaves the outbox only when it was acknowledged, so a failed one is simply sent again next time.
         """
         try:
             if self._sender is None:
@@ -147,13 +110,13 @@ class Delivery:
             complaint = self._send(self._sender)
             with contextlib.suppress(KafkaError):  # each future tells for itself
                 self._sender.flush(FLUSH_SECONDS)
-        except Exception as error:  # this thread must not die: what waits in memory would be lost with it
+        except Exception as error:  # this thread must not die: nothing would be delivered any more
             complaint = _describe(error)
         acknowledged, failures = self._settle()
         complaint = complaint or next(iter(failures), None)
         for ts in sorted({ts for ts, _ in acknowledged}):
             self._log.info(
-                "poll_acknowledged",
+                "page_acknowledged",
                 ts=ts,
                 messages=acknowledged[ts, False],
                 rejected=acknowledged[ts, True],
@@ -165,6 +128,7 @@ class Delivery:
             )
         elif self._in_flight and not acknowledged:
             self._log.warning("delivery_waiting", in_flight=len(self._in_flight), pending=len(self._outbox))
+        self._metrics.delivered(sum(acknowledged.values()), sum(failures.values()))
         self._replace_if_stuck(failed=bool(failures), progress=bool(acknowledged))
         return complaint is None and not self._in_flight
 
@@ -175,22 +139,19 @@ class Delivery:
             self._sender = None
 
     def _send(self, sender: Sender) -> str | None:
-        """Hand over what is not in flight; returns why not everything could be.
+        """Hand over what may be sent; returns why not everything could be.
 
         A topic that cannot be sent to is left alone for the rest of the round: each try would block, and later
         records must not overtake earlier ones.
         """
         complaint = None
-        blocked: set[str] = set()
-        for number, record in self._outbox.waiting(set(self._in_flight), MAX_IN_FLIGHT - len(self._in_flight)):
-            if record.topic in blocked:
-                continue
-            try:
-                future = sender.send(record.topic, record.value, record.key, timestamp_ms=record.ts)
-            except Exception as error:  # whatever it is about, the other topic shall not suffer from it
-                blocked.add(record.topic)
-                complaint = f"{record.topic}: {_describe(error)}"
-            else:
+        for topic in (self._prices, self._rejected):
+            for number, record in self._outbox.waiting(topic, self._in_flight.keys(), MAX_IN_FLIGHT):
+                try:
+                    future = sender.send(record.topic, record.value, record.key, timestamp_ms=record.ts)
+                except Exception as error:  # whatever it is about, the other topic shall not suffer from it
+                    complaint = f"{record.topic}: {_describe(error)}"
+                    break
                 self._in_flight[number] = record, future
         return complaint
 
@@ -201,13 +162,14 @@ class Delivery:
         """
         acknowledged: Counter[tuple[int, bool]] = Counter()
         failures: Counter[str] = Counter()
-        for number, (record, future) in list(self._in_flight.items()):
-            if not future.is_done:
-                continue
+        done = {number: entry for number, entry in self._in_flight.items() if entry[1].is_done}
+        stored = [number for number, (_, future) in done.items() if future.succeeded()]
+        if stored:
+            self._outbox.remove(stored)
+        for number, (record, future) in done.items():
             del self._in_flight[number]
             if future.succeeded():
-                self._outbox.remove(number)
-                acknowledged[record.ts, record.topic == self._rejected_topic] += 1
+                acknowledged[record.ts, record.topic == self._rejected] += 1
             else:
                 failures[f"{record.topic}: {_describe(future.exception)}"] += 1
         return acknowledged, failures
@@ -229,22 +191,22 @@ def next_beat(start: float, interval: float, now: float) -> float:
     return start + (math.floor((now - start) / interval) + 1) * interval if now >= start else start
 
 
-def to_records(poll: Poll, ts: int, topic: str, rejected_topic: str) -> list[Record]:
-    """A poll as Kafka records: prices by coin, then the rejected tickers."""
+def to_records(page: Page, topic: str, rejected_topic: str) -> list[Record]:
+    """A page as Kafka records: prices by coin, then the rejected tickers."""
     prices = [
-        Record(topic, ticker.id.encode(), encode(to_message(ticker, ts)), ts)
-        for ticker in poll.tickers  # in rank order
+        Record(topic, ticker.id.encode(), encode(to_message(ticker, page.ts)), page.ts)
+        for ticker in page.tickers  # in rank order
     ]
     # Rejected tickers need no order among themselves, and the id may be what is wrong with them.
     rejected = [
-        Record(rejected_topic, b"rejected", encode_rejected(item.payload, item.reason, ts), ts)
-        for item in poll.rejected
+        Record(rejected_topic, None, encode_rejected(item.payload, item.reason, page.ts), page.ts)
+        for item in page.rejected
     ]
     return prices + rejected
 
 
 def to_message(ticker: Ticker, ts: int) -> PriceMessage:
-    """What goes on of a ticker; `ts` is the time of the poll in epoch milliseconds."""
+    """What goes on of a ticker; `ts` is the time of its page in epoch milliseconds."""
     return PriceMessage(
         id=ticker.id,
         name=ticker.name,
@@ -263,12 +225,15 @@ def to_message(ticker: Ticker, ts: int) -> PriceMessage:
 class Service:
     """The process: the polling loop in the calling thread, delivery in another."""
 
-    def __init__(self, settings: Settings, connect: Callable[[], Sender], logger: BoundLogger) -> None:
+    def __init__(self, settings: Settings, outbox: Outbox, connect: Callable[[], Sender], logger: BoundLogger) -> None:
         self._settings = settings
         self._log = logger
         self._stop = threading.Event()
-        self._outbox = Outbox(settings.producer.max_pending_messages)
-        self._delivery = Delivery(self._outbox, connect, settings.kafka.rejected_topic, logger)
+        self._outbox = outbox
+        self._topics = settings.kafka.topic, settings.kafka.rejected_topic
+        self.metrics = ProducerMetrics(outbox)
+        self._delivery = Delivery(outbox, connect, self._topics, self.metrics, logger)
+        self._last_round = time.monotonic()
         self._thread = threading.Thread(target=self._deliver, name="delivery", daemon=True)
 
     def stop(self) -> None:
@@ -289,7 +254,7 @@ class Service:
         # One round may be under way, and another one is the last try.
         self._thread.join(self._settings.producer.drain_seconds + 2 * FLUSH_SECONDS)
         if len(self._outbox):
-            self._log.error("messages_lost", count=len(self._outbox), reason="stopped before Kafka acknowledged them")
+            self._log.info("messages_kept", count=len(self._outbox), reason="stopped before Kafka acknowledged them")
 
     def wait(self, seconds: float) -> None:
         """Sleep as a service does: telling the watchdog, and ending at once with `Stopped` when asked to stop."""
@@ -303,8 +268,8 @@ class Service:
                 return
 
     def beat(self) -> None:
-        """Tell the watchdog that both threads live. Without delivery, polling would be an empty show."""
-        if self._thread.is_alive():
+        """Tell the watchdog that both threads get on. Without delivery, polling would be an empty show."""
+        if self._thread.is_alive() and time.monotonic() - self._last_round < DELIVERY_HANGS_SECONDS:
             notify("WATCHDOG=1")
 
     def _poll_forever(self, client: CoinLore) -> None:
@@ -317,24 +282,40 @@ class Service:
             beat = next_beat(start, interval, time.monotonic())
 
     def _poll(self, client: CoinLore) -> None:
-        ts = time.time_ns() // 1_000_000
+        """One poll. Nothing that goes wrong with it, foreseen or not, ends the process."""
+        began = time.time()
+        tickers, rejected, errors = 0, 0, []
         try:
-            poll = client.top(self._settings.producer.coins)
-        except CoinLoreError as error:
-            self._log.warning("poll_failed", ts=ts, reason=str(error))
-            return
-        for item in poll.rejected[:REJECTED_SHOWN_PER_POLL]:
-            self._log.warning("ticker_rejected", ts=ts, reason=item.reason, payload=ascii(item.payload)[:300])
-        if poll.errors or poll.rejected:
+            for page in client.top(self._settings.producer.coins):
+                self._keep(page)
+                tickers += len(page.tickers)
+                rejected += len(page.rejected)
+                errors += [page.error] if page.error else []
+        except Exception as error:
+            errors.append(_describe(error))
+        self.metrics.polled(began, pages_failed=len(errors), tickers=tickers, rejected=rejected)
+        if not tickers and not rejected:
+            self._log.warning("poll_failed", began=int(began * 1000), reason="; ".join(errors))
+        elif errors or rejected:
             self._log.warning(
-                "poll_incomplete", ts=ts, tickers=len(poll.tickers), rejected=len(poll.rejected), errors=poll.errors
+                "poll_incomplete", began=int(began * 1000), tickers=tickers, rejected=rejected, errors=errors
             )
-        dropped = self._outbox.put(
-            to_records(poll, ts, self._settings.kafka.topic, self._settings.kafka.rejected_topic)
-        )
+
+    def _keep(self, page: Page) -> None:
+        """Put a page into the outbox: from here on it is not lost."""
+        if page.ts < MIN_TS:
+            raise CoinLoreError(
+                f"this host's clock was never set: it says {time.strftime('%F', time.gmtime(page.ts / 1000))}"
+            )
+        for item in page.rejected[:REJECTED_SHOWN_PER_PAGE]:
+            self._log.warning("ticker_rejected", ts=page.ts, reason=item.reason, payload=ascii(item.payload)[:300])
+        dropped = self._outbox.put(to_records(page, *self._topics), page.ts)
         if dropped:
+            self.metrics.dropped(dropped)
             self._log.error(
-                "messages_dropped", count=dropped, reason="Kafka is away and producer.max_pending_messages is reached"
+                "messages_dropped",
+                count=dropped,
+                reason="Kafka is away, and producer.outbox_hours or producer.outbox_bytes is reached",
             )
 
     def _deliver(self) -> None:
@@ -342,15 +323,23 @@ class Service:
         deadline = math.inf
         while time.monotonic() < deadline:
             if len(self._outbox):
-                if not self._delivery.round() and not self._stop.is_set():
+                if not self._round() and not self._stop.is_set():
                     self._stop.wait(PAUSE_SECONDS)  # Kafka is away; no need to ask again at once
             elif self._stop.is_set():
                 break
             else:
                 self._outbox.wait(FLUSH_SECONDS)
+            self._last_round = time.monotonic()
             if self._stop.is_set() and deadline == math.inf:
                 deadline = time.monotonic() + self._settings.producer.drain_seconds
         self._delivery.close()
+
+    def _round(self) -> bool:
+        try:
+            return self._delivery.round()
+        except Exception as error:  # of the outbox: a full disk, say
+            self._log.error("outbox_failed", reason=_describe(error))
+            return False
 
 
 def connect(settings: Settings) -> Sender:
@@ -378,15 +367,32 @@ def connect(settings: Settings) -> Sender:
 
 
 def _describe(error: BaseException | None) -> str:
-    text = str(error)  # which in Kafka's own errors begins with their name
+    text = " ".join(str(error).split())[:500]  # which in Kafka's own errors begins with their name
     name = type(error).__name__
     return text if text.startswith(name) else f"{name}: {text}"
 
 
+def open_outbox(settings: Settings, logger: BoundLogger) -> Outbox:
+    """The file of the settings. One that is damaged is set aside, loudly, and a new one begun."""
+    producer = settings.producer
+    outbox = Outbox(Path(producer.outbox), producer.outbox_bytes, producer.outbox_hours * 3600)
+    if outbox.damaged is not None:
+        logger.error("outbox_damaged", set_aside=str(outbox.damaged))
+    if len(outbox):
+        logger.info("messages_found", count=len(outbox), reason="kept from before, to be delivered first")
+    return outbox
+
+
 def main() -> None:
     """The command `python -m crypto_stream.producer`."""
-    settings = config.load_or_exit()
-    service = Service(settings, lambda: connect(settings), log.configure("producer"))
+    settings = config.load_or_exit("market", "kafka", "producer")
+    logger = log.configure("producer")
+    try:
+        outbox = open_outbox(settings, logger)
+    except (OSError, sqlite3.Error) as error:
+        sys.exit(f"producer: the outbox {settings.producer.outbox} cannot be used: {error}")
+    service = Service(settings, outbox, lambda: connect(settings), logger)
+    service.metrics.serve(settings.producer.metrics_port, logger)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: service.stop())
     service.run()

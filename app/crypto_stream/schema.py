@@ -51,6 +51,8 @@ def topic_configs(kafka: Kafka) -> dict[str, str]:
     """What a topic is given beyond the broker's defaults."""
     return {
         "retention.ms": str(kafka.retention_hours * 3_600_000),
+        # By the broker's clock, whatever the clock of a producer says: how far ahead a price is, and what is too old.
+        "message.timestamp.type": "LogAppendTime",
         "retention.bytes": str(kafka.retention_bytes),
     }
 
@@ -127,7 +129,7 @@ def until_it_works(what: str, action: Callable[[], list[str]], deadline: float, 
 
 def main() -> None:
     """The command `python -m crypto_stream.schema`: exit status 0 when all is there, 1 when the time was up."""
-    settings = config.load_or_exit()
+    settings = config.load_or_exit("kafka", "cassandra", "schema_setup")
     logger = log.configure("schema")
     deadline = time.monotonic() + settings.schema_setup.wait_seconds
     try:

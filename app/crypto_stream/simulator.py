@@ -14,6 +14,8 @@ import json
 import math
 import random
 import signal
+import socket
+import struct
 import sys
 import threading
 import time
@@ -28,7 +30,23 @@ from crypto_stream import config
 from crypto_stream.systemd import notify
 
 PAGE_SIZE = 100
-FAULTS = ("http_429", "http_500", "html", "truncated", "empty", "bad_price")
+FAULTS = (
+    "http_429",
+    "http_500",
+    "html",
+    "truncated",
+    "empty",
+    "bad_price",
+    "short_page",
+    "wrong_count",
+    "redirect",
+    "hang",
+    "trickle",
+    "reset",
+)
+# Of a fault that keeps a client waiting: a byte so often, so many times. Nobody waits longer.
+TRICKLE_SECONDS = 1.0
+TRICKLE_BYTES = 120
 BAD_PRICES = ("n/a", "", "NaN", None, "-1.5")
 # After 2**LEVELS steps the walk is back where it began, so no coin drifts away from its usual price for good.
 LEVELS = 14
@@ -331,7 +349,10 @@ class Api:
 
 def _as_price(value: float) -> str:
     """Cheap coins have more decimals, as on CoinLore; never in the form 1e-05."""
-    return f"{value:.2f}" if value >= 10 else f"{value:.4f}" if value >= 1 else f"{value:.12f}".rstrip("0")
+    if value >= 1:
+        return f"{value:.2f}" if value >= 10 else f"{value:.4f}"
+    decimals = max(12, 4 - math.floor(math.log10(value)))
+    return f"{value:.{decimals}f}".rstrip("0")
 
 
 class Faults:
@@ -361,15 +382,20 @@ class Faults:
             return {"kind": self._kind if self._count else None, "count": self._count}
 
 
+# Answers that do not depend on what was asked for: status, content type, body and further headers.
+RUDE_ANSWERS: dict[str, tuple[int, str, bytes, dict[str, str]]] = {
+    "http_429": (429, "text/html", b"<h1>Too Many Requests</h1>", {"Retry-After": "1"}),
+    "http_500": (500, "text/html", b"<h1>Internal Server Error</h1>", {}),
+    "html": (200, "text/html", b"<!DOCTYPE html><html><body>Just a moment...</body></html>", {}),
+    "redirect": (301, "text/html", b"", {"Location": "https://www.example/"}),
+}
+
+
 def spoil(fault: str, answer: Any) -> tuple[int, str, bytes, dict[str, str]]:
     """An answer with a fault (or with none, for ""): status, content type, body and further headers."""
+    if fault in RUDE_ANSWERS:
+        return RUDE_ANSWERS[fault]
     body = json.dumps(answer, separators=(",", ":")).encode()
-    if fault == "http_429":
-        return 429, "text/html", b"<h1>Too Many Requests</h1>", {"Retry-After": "1"}
-    if fault == "http_500":
-        return 500, "text/html", b"<h1>Internal Server Error</h1>", {}
-    if fault == "html":
-        return 200, "text/html", b"<!DOCTYPE html><html><body>Just a moment...</body></html>", {}
     if fault == "truncated":
         return 200, "application/json", body[: len(body) // 2], {}
     if fault == "empty":
@@ -380,6 +406,10 @@ def spoil(fault: str, answer: Any) -> tuple[int, str, bytes, dict[str, str]]:
         for position, ticker in enumerate(tickers[:: max(1, len(tickers) // len(BAD_PRICES))]):
             ticker["price_usd"] = BAD_PRICES[position % len(BAD_PRICES)]
         return 200, "application/json", json.dumps(answer).encode(), {}
+    if fault == "short_page" and isinstance(answer, dict):
+        return 200, "application/json", json.dumps(answer | {"data": answer["data"][:40]}).encode(), {}
+    if fault == "wrong_count" and isinstance(answer, dict):
+        return 200, "application/json", json.dumps(answer | {"info": {"coins_num": 1}}).encode(), {}
     return 200, "application/json", body, {}
 
 
@@ -393,6 +423,11 @@ class Server(ThreadingHTTPServer):
         self.api = api
         self.faults = Faults()
         super().__init__((host, port), _Handler)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that hangs up is no news; anything else is."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -424,13 +459,31 @@ class _Handler(BaseHTTPRequestHandler):
             answer = routes[path]()
         except ValueError:
             return self._json(400, {"error": "start and limit are whole numbers"})
-        status, kind, body, headers = spoil(self.server.faults.take(), answer)
+        fault = self.server.faults.take()
+        if fault in ("hang", "trickle", "reset"):
+            return self._stall(fault)
+        status, kind, body, headers = spoil(fault, answer)
         return self._answer(status, kind, body, headers)
+
+    def _stall(self, fault: str) -> None:
+        """Faults of the connection: nothing comes, or a byte now and then, or it is cut."""
+        self.close_connection = True
+        if fault == "reset":
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            return
+        if fault == "trickle":
+            self.send_response(200)
+            self.send_header("Content-Length", "100000")
+            self.end_headers()
+        for _ in range(TRICKLE_BYTES):
+            time.sleep(TRICKLE_SECONDS)
+            if fault == "trickle":
+                self.wfile.write(b" ")
 
     def do_PUT(self) -> None:
         """`/faults`: set one."""
         length = self.headers.get("Content-Length", "")
-        if not length.isdigit() or int(length) > MAX_BODY_BYTES:
+        if not (length.isascii() and length.isdigit()) or int(length) > MAX_BODY_BYTES:
             self.close_connection = True
             return self._json(400, {"error": f"a body of at most {MAX_BODY_BYTES} bytes is needed"})
         body = self.rfile.read(int(length))
@@ -471,7 +524,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 def main() -> None:
     """The command `python -m crypto_stream.simulator`."""
-    settings = config.load_or_exit().simulator
+    settings = config.load_or_exit("simulator").simulator
     market = Market(settings.coins, settings.seed, settings.refresh_seconds, settings.volatility)
     try:
         server = Server(settings.host, settings.port, Api(market))

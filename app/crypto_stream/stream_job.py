@@ -1,113 +1,51 @@
 """The stream job: from the topic into `prices`, and what is no price into `dead_letters`.
 
-Two queries read the topic, each with a checkpoint of its own, rather than one `foreachBatch` that writes both tables.
-A price then takes the shortest way, one Spark job without caching and without a call back into Python, and a fault of
-one table does not hold up the other. Reading twice costs little: some hundred small messages each half minute, from
-the broker's page cache. The second query looks every few seconds only, so it does not compete for the two cores of a
-small host when prices arrive, and both batches are bounded by `max_offsets_per_trigger`.
+One query reads the topic. Each batch is one Spark job, which writes the prices and counts by the way what is none; only
+where there is some, a second job writes the dead letters. A batch that is repeated after a crash writes the same rows
+again: the keys are the message's own, and the cells carry the time of the price as their write time.
 
-A batch that is repeated after a crash writes the same rows again: the keys are the message's own, and the cells carry
-the time of the poll as their write time. The parsing below has no Python UDF, so executors need no Python at all.
+The process lives by its progress. When messages wait and no batch has ended for a while, it ends, whatever the cause
+(executors that are gone, a sink that hangs), and systemd starts it anew from its checkpoint.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import sys
+import threading
 import time
-from typing import TYPE_CHECKING, Any, get_args
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from pyspark.sql import Column, DataFrame, SparkSession
+import tenacity
+from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - what everybody calls it
-from pyspark.sql.types import DataType, DoubleType, LongType, StringType, StructField, StructType
 
-from crypto_stream import config, log
+from crypto_stream import config, log, sinks
 from crypto_stream.config import Settings
-from crypto_stream.messages import CLOCK_TOLERANCE_MS, MIN_TS, SCHEMA_VERSION, PriceMessage
+from crypto_stream.metrics import JobMetrics
+from crypto_stream.prices import decode, to_dead_letters, to_prices
 from crypto_stream.systemd import notify
 
 if TYPE_CHECKING:
     from pyspark.sql.streaming.query import StreamingQuery
-    from pyspark.sql.streaming.readwriter import DataStreamWriter
     from structlog.stdlib import BoundLogger
 
+QUERY = "prices"
 HEARTBEAT_SECONDS = 2.0
+# How often Kafka is asked for the end of the topic, and how long it may take to answer.
+LOOK_SECONDS = 10.0
+ANSWER_SECONDS = 5.0
+# How often topic and tables are looked for at the start.
+PAUSE_SECONDS = 0.5
 # While there is no data, how often Spark asks Kafka for some. Its own 10 ms would keep a core of a small host busy.
 POLLING_DELAY = "200ms"
-CORRUPT = "_corrupt"
-SPARK_TYPES: dict[Any, DataType] = {str: StringType(), int: LongType(), float: DoubleType()}
 
-
-def message_schema() -> StructType:
-    """`PriceMessage` as Spark's schema, with a column for what does not fit into it."""
-    fields = [StructField("schema_version", LongType())]
-    for name, info in PriceMessage.model_fields.items():
-        if name != "schema_version":
-            kinds = {info.annotation, *get_args(info.annotation)} & SPARK_TYPES.keys()  # of `int | None` it is `int`
-            fields.append(StructField(name, SPARK_TYPES[kinds.pop()]))
-    return StructType([*fields, StructField(CORRUPT, StringType())])
-
-
-def decode(raw: DataFrame) -> DataFrame:
-    """Kafka's rows (`value`, `topic`, `partition`, `offset`) plus `message` (a struct) and `reason`.
-
-    `reason` is null for a good message; otherwise it says what is wrong, and `message` must not be used.
-    """
-    options = {"mode": "PERMISSIVE", "columnNameOfCorruptRecord": CORRUPT}
-    parsed = F.from_json(F.col("value").cast("string"), message_schema(), options)
-    # By way of explode, because Spark would put the parsing of a plain column into every place that uses it: thirty
-    # times for each message.
-    decoded = raw.select("*", F.explode(F.array(parsed)).alias("message"))
-    return decoded.withColumn("reason", _reason())
-
-
-def _reason() -> Column:
-    """The first rule that a message breaks. The order matters: later rules rely on earlier ones."""
-    message = F.col("message")
-    version = message["schema_version"]
-    price = message["price_usd"]
-    ts = message["ts"]
-    latest = F.unix_millis(F.current_timestamp()) + F.lit(CLOCK_TOLERANCE_MS)
-
-    def is_empty(column: Column) -> Column:
-        return column.isNull() | (F.trim(column) == "")
-
-    return (
-        F.when(F.col("value").isNull(), "the message is empty")
-        .when(version.isNotNull() & (version != SCHEMA_VERSION), F.concat(F.lit("unknown schema_version "), version))
-        .when(message.isNull() | message[CORRUPT].isNotNull(), "no JSON object of the expected fields and types")
-        .when(version.isNull(), "schema_version is missing")
-        .when(is_empty(message["id"]), "id is missing")
-        .when(is_empty(message["name"]), "name is missing")
-        .when(price.isNull(), "price_usd is missing")
-        .when(F.isnan(price) | (F.abs(price) == float("inf")), "price_usd is not finite")
-        .when(price < 0, "price_usd is negative")
-        .when(ts.isNull(), "ts is missing")
-        .when((ts < MIN_TS) | (ts > latest), F.concat(F.lit("ts is implausible: "), ts))
-    )
-
-
-def to_prices(decoded: DataFrame) -> DataFrame:
-    """Good messages as rows of `prices`, plus `written_at`: the write time of the cells, in microseconds.
-
-    The poll's own time as write time keeps a replay of old messages from replacing anything newer.
-    """
-    message = F.col("message")
-    return decoded.where(F.col("reason").isNull()).select(
-        message["id"].alias("id"),
-        message["name"].alias("name"),
-        message["price_usd"].alias("price_usd"),
-        message["ts"].alias("ts"),
-        F.current_timestamp().alias("processing_time"),
-        (message["ts"] * 1000).alias("written_at"),
-    )
-
-
-def to_dead_letters(decoded: DataFrame) -> DataFrame:
-    """Bad messages as rows of `dead_letters`, found again by topic, partition and offset."""
-    return decoded.where(F.col("reason").isNotNull()).select(
-        "topic", "partition", "offset", "value", "reason", F.current_timestamp().alias("processing_time")
-    )
+# Offsets by partition.
+Offsets = dict[int, int]
 
 
 def read_topic(spark: SparkSession, settings: Settings) -> DataFrame:
@@ -126,74 +64,195 @@ def read_topic(spark: SparkSession, settings: Settings) -> DataFrame:
     )
 
 
-def to_cassandra(
-    rows: DataFrame, table: str, settings: Settings, trigger_ms: int, options: dict[str, str]
-) -> DataStreamWriter:
-    """A query, not started yet, that appends rows to a table."""
+class Writer:
+    """Writes batches; what one of them brought is logged, and counted."""
+
+    def __init__(self, settings: Settings, metrics: JobMetrics, logger: BoundLogger) -> None:
+        self._cassandra = settings.cassandra
+        self._metrics = metrics
+        self._log = logger
+        self.stopping = False
+        # Batches wait for it: the query is planned while the tables are still being made.
+        self.tables_exist = threading.Event()
+        # When Kafka took the newest message that is written, in epoch milliseconds.
+        self.newest_ts: int | None = None
+
+    def __call__(self, decoded: DataFrame, batch: int) -> None:
+        """One batch of `decode`. Raises when it could not be written, which ends the query."""
+        self.tables_exist.wait()
+        began = time.monotonic()
+        try:
+            rows = self._write(decoded)
+        except Exception as error:
+            if self.stopping:
+                raise
+            # Perhaps for a single row. One by one the others get through, or it fails again, for the true reason.
+            self._log.warning("batch_failed", batch=batch, reason=_first_line(error))
+            rows = self._write_carefully(decoded)
+        seconds = time.monotonic() - began
+        self._metrics.written(seconds, rows)
+        self._log.info("batch_written", batch=batch, duration_ms=round(seconds * 1000), **rows)
+
+    def _write(self, decoded: DataFrame) -> dict[str, int]:
+        seen = Observation()
+        counted = decoded.observe(
+            seen,
+            F.count("*").alias("all"),
+            F.count("reason").alias("bad"),
+            F.max(F.unix_millis("timestamp")).alias("newest"),
+        )
+        sinks.append(to_prices(counted), "prices", self._cassandra, writetime="written_at")
+        found = seen.get
+        if found["bad"]:
+            self._set_aside(decoded)
+        self.newest_ts = found["newest"]
+        return {"price": found["all"] - found["bad"], "dead_letter": found["bad"], "refused": 0}
+
+    def _write_carefully(self, decoded: DataFrame) -> dict[str, int]:
+        written, refused = sinks.append_one_by_one(decoded, self._cassandra)
+        self._set_aside(decoded)
+        bad = decoded.where(F.col("reason").isNotNull()).count()
+        return {"price": written, "dead_letter": bad, "refused": refused}
+
+    def _set_aside(self, decoded: DataFrame) -> None:
+        sinks.append(to_dead_letters(decoded), "dead_letters", self._cassandra)
+
+
+def look_for_tables(spark: SparkSession, settings: Settings) -> None:
+    """Raises when a table is not there, or Cassandra is not. By the way, the connector gets ready in this process."""
+    for table in ("prices", "dead_letters"):
+        options = {"keyspace": settings.cassandra.keyspace, "table": table}
+        spark.read.format(sinks.FORMAT).options(**options).load()
+
+
+def wait_for(what: str, look: Callable[[], object], logger: BoundLogger) -> None:
+    """Return when `look` raises nothing. Session and query are made while Kafka, Cassandra and the schema start."""
+
+    def report(state: tenacity.RetryCallState) -> None:
+        if state.attempt_number == 1:
+            logger.info("waiting", what=what, reason=_first_line(state.outcome.exception() if state.outcome else None))
+
+    tenacity.Retrying(wait=tenacity.wait_fixed(PAUSE_SECONDS), before_sleep=report)(look)
+
+
+def start(spark: SparkSession, settings: Settings, writer: Callable[[DataFrame, int], None]) -> StreamingQuery:
+    """Start the query."""
+    job = settings.stream_job
     return (
-        rows.writeStream.queryName(table)
-        .format("org.apache.spark.sql.cassandra")
-        .outputMode("append")
-        .option("keyspace", settings.cassandra.keyspace)
-        .option("table", table)
-        .option("checkpointLocation", f"{settings.stream_job.checkpoint_dir.rstrip('/')}/{table}")
-        .option("spark.cassandra.output.ignoreNulls", "true")
-        .options(**options)
-        .trigger(processingTime=f"{trigger_ms} milliseconds")
+        decode(read_topic(spark, settings))
+        .writeStream.queryName(QUERY)
+        .option("checkpointLocation", f"{job.checkpoint_dir.rstrip('/')}/{QUERY}")
+        .trigger(processingTime=f"{job.trigger_ms} milliseconds")
+        .foreachBatch(writer)
+        .start()
     )
 
 
-def start(spark: SparkSession, settings: Settings) -> list[StreamingQuery]:
-    """Start both queries, prices first."""
-    job = settings.stream_job
-    decoded = decode(read_topic(spark, settings))
-    return [
-        to_cassandra(to_prices(decoded), "prices", settings, job.trigger_ms, {"writetime": "written_at"}).start(),
-        to_cassandra(to_dead_letters(decoded), "dead_letters", settings, job.dead_letter_trigger_ms, {}).start(),
-    ]
-
-
+@dataclass
 class Progress:
-    """One log line for each batch that brought something."""
+    """How far the query is, and for how long it has not got on. Times in monotonic seconds."""
 
-    def __init__(self, logger: BoundLogger) -> None:
-        self._log = logger
-        self._seen: dict[str, int] = {}
+    last_progress: float
+    batch: int | None = None
+    done: Offsets = field(default_factory=dict)
+    waiting_since: float | None = None
 
-    def report(self, query: StreamingQuery) -> None:
-        """Log what is new since the last call. Batches between two calls are summed up by the last one's line."""
-        progress: dict[str, Any] | None = query.lastProgress
-        if not progress or not progress["numInputRows"]:
-            return
-        name, batch = str(progress["name"]), int(progress["batchId"])
-        if self._seen.get(name) == batch:
-            return
-        self._seen[name] = batch
-        self._log.info(
-            "batch_written",
-            query=name,
-            batch=batch,
-            rows=progress["numInputRows"],
-            duration_ms=progress["durationMs"].get("triggerExecution"),
-        )
+    def batch_ended(self, batch: int, done: Offsets, now: float) -> None:
+        """The newest batch, and the offsets that it went up to; the same one again is no progress."""
+        if (batch, done) != (self.batch, self.done):
+            self.batch, self.done, self.last_progress = batch, done, now
+
+    def topic_ends(self, ends: Offsets | None, now: float) -> int:
+        """Where the topic ends, None when Kafka does not say; returns how many messages wait."""
+        lag = sum(max(0, end - self.done.get(partition, 0)) for partition, end in (ends or {}).items())
+        self.waiting_since = None if not lag else self.waiting_since if self.waiting_since is not None else now
+        return lag
+
+    def stalled_seconds(self, now: float) -> float:
+        """For how long messages have waited without a batch that ended."""
+        return 0 if self.waiting_since is None else now - max(self.last_progress, self.waiting_since)
 
 
-def watch(queries: list[StreamingQuery], logger: BoundLogger) -> int:
-    """Tell systemd that all is well as long as all queries run; returns the exit status of the process.
+class Topic:
+    """The ends of the topic's partitions, asked for by a client of its own: Spark's may be what hangs."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._kafka = settings.kafka
+        self._consumer: Any = None
+
+    def ends(self) -> Offsets:
+        """The next offset of each partition. Raises what the client raises, and LookupError without a topic."""
+        from kafka import KafkaConsumer, TopicPartition
+
+        try:
+            if self._consumer is None:
+                self._consumer = KafkaConsumer(
+                    bootstrap_servers=list(self._kafka.bootstrap_servers),
+                    client_id="crypto-stream-job-progress",
+                    group_id=None,
+                    enable_auto_commit=False,
+                    allow_auto_create_topics=False,
+                    bootstrap_timeout_ms=int(ANSWER_SECONDS * 1000),
+                    request_timeout_ms=int(ANSWER_SECONDS * 1000),
+                    metrics_enabled=False,
+                )
+            numbers = self._consumer.partitions_for_topic(self._kafka.topic)
+            if not numbers:
+                raise LookupError(f"there is no topic {self._kafka.topic}")
+            ends = self._consumer.end_offsets([TopicPartition(self._kafka.topic, number) for number in numbers])
+            return {partition.partition: int(end) for partition, end in ends.items()}
+        except BaseException:
+            self._close()
+            raise
+
+    def _close(self) -> None:
+        if self._consumer is not None:
+            self._consumer.close(autocommit=False, timeout_ms=1000)
+            self._consumer = None
+
+
+def done_offsets(progress: dict[str, Any], topic: str) -> Offsets:
+    """Where the last batch ended, by Spark's own progress report of the query."""
+    ends = (progress["sources"][0]["endOffset"] or {}).get(topic, {})
+    return {int(partition): int(offset) for partition, offset in ends.items()}
+
+
+def watch(
+    query: StreamingQuery, writer: Writer, topic: Topic, settings: Settings, metrics: JobMetrics, logger: BoundLogger
+) -> None:
+    """Tell systemd that all is well as long as the query gets on; return when it does not.
 
     A query that died is not started again here: a new process reads its checkpoint and tries from there, and what
     went wrong with the old one is gone with it.
     """
-    progress = Progress(logger)
-    while all(query.isActive for query in queries):
+    progress = Progress(time.monotonic())
+    next_look = 0.0
+    while query.isActive:
+        now = time.monotonic()
+        if (last := query.lastProgress) is not None:
+            progress.batch_ended(last["batchId"], done_offsets(last, settings.kafka.topic), now)
+        if now >= next_look:
+            try:
+                ends: Offsets | None = topic.ends()
+            except Exception:  # while Kafka is away, nobody can say that anything waits
+                ends = None
+            lag = progress.topic_ends(ends, now)
+            behind = time.time() - writer.newest_ts / 1000 if lag and writer.newest_ts else 0
+            metrics.behind(lag, max(0.0, behind))
+            next_look = now + LOOK_SECONDS
+        stalled = progress.stalled_seconds(now)
+        if stalled > settings.stream_job.stall_seconds:
+            logger.error(
+                "stalled", seconds=round(stalled), batch=progress.batch, reason="messages wait and no batch ends"
+            )
+            return
         notify("WATCHDOG=1")
-        for query in queries:
-            progress.report(query)
         time.sleep(HEARTBEAT_SECONDS)
-    for query in queries:
-        if not query.isActive:
-            logger.error("query_died", query=query.name, reason=str(query.exception()))
-    return 1
+    logger.error("query_died", query=query.name, reason=str(query.exception()))
+
+
+def _first_line(error: BaseException | None) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 class Stop(BaseException):
@@ -205,12 +264,15 @@ def _raise_stop(*_: object) -> None:
     raise Stop
 
 
-def main() -> int:
-    """Run until SIGTERM (status 0) or until a query dies (status 1)."""
-    settings = config.load_or_exit()
+def main() -> None:
+    """Run until SIGTERM (status 0), or until the query dies or stands still (status 1)."""
+    settings = config.load_or_exit("kafka", "cassandra", "stream_job")
     logger = log.configure("stream_job")
     signal.signal(signal.SIGTERM, _raise_stop)
     signal.signal(signal.SIGINT, _raise_stop)
+    metrics = JobMetrics()
+    metrics.serve(settings.stream_job.metrics_port, logger)
+    writer = Writer(settings, metrics, logger)
     spark: SparkSession | None = None
     try:
         spark = (
@@ -218,21 +280,28 @@ def main() -> int:
             .config("spark.sql.streaming.pollingDelay", POLLING_DELAY)
             .getOrCreate()
         )
-        queries = start(spark, settings)
-        notify("READY=1", "STATUS=all queries are running")
-        logger.info("started", queries=[query.name for query in queries])
-        return watch(queries, logger)
+        topic = Topic(settings)
+        wait_for("the topic", topic.ends, logger)
+        query = start(spark, settings, writer)
+        wait_for("the tables", lambda: look_for_tables(spark, settings), logger)
+        writer.tables_exist.set()
+        notify("READY=1", "STATUS=the query is running")
+        logger.info("started", query=query.name)
+        watch(query, writer, topic, settings, metrics, logger)
     except Stop:
         notify("STOPPING=1")
         logger.info("stopping")
+        writer.stopping = True
         if spark is not None:
-            for query in spark.streams.active:
-                query.stop()
-        return 0
-    finally:
-        if spark is not None:
-            spark.stop()
+            with contextlib.suppress(Exception):  # the JVM has got the same signal, and ends by itself
+                for active in spark.streams.active:
+                    active.stop()
+                spark.stop()
+        return
+    # Whatever hangs must not keep the process from ending; the JVM, its parent, ends its session by itself.
+    sys.stdout.flush()
+    os._exit(1)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,53 +1,233 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import structlog
 from crypto_stream import check
-from crypto_stream.check import Disk, Facts, Hop, Report
+from crypto_stream.check import Api, Disk, Facts, Hop, Report, Service
 from crypto_stream.config import Market, Settings
+from crypto_stream.messages import PriceMessage, encode
+from crypto_stream.metrics import DashboardMetrics, JobMetrics, ProducerMetrics, read
+from crypto_stream.outbox import Outbox
 from crypto_stream.simulator import Server
+from prometheus_client import generate_latest
 
 NOW = 1_700_000_000_000
+SECONDS = NOW / 1000
 FRESH, OLD = NOW - 10_000, NOW - 600_000
 LIMIT = 90
 
 
-@pytest.mark.parametrize(
-    ("facts", "ok", "cause"),
-    [
-        (Facts("Bitcoin"), True, None),
-        (Facts(error="HTTP status 500"), False, "API does not answer"),
-    ],
-)
-def test_api(facts: Facts, ok: bool, cause: str | None) -> None:
-    assert_hop(check.judge_api(facts), ok, cause, None)
+# ---- services, by what they really export
+
+
+def exported(metrics: ProducerMetrics | JobMetrics | DashboardMetrics, **changes: float) -> Service:
+    """A service that is active and tells this; `changes` by the metrics' names, with __ for a label's value."""
+    values = read(generate_latest(metrics.registry).decode())
+    return Service(
+        "active",
+        values | {key.replace("__", "{") + ("}" if "__" in key else ""): value for key, value in changes.items()},
+    )
+
+
+def a_producer(tmp_path: Path, **changes: float) -> Service:
+    outbox = Outbox(tmp_path / "outbox", 10**9, 10**9)
+    metrics = ProducerMetrics(outbox)
+    metrics.polled(time.time(), pages_failed=0, tickers=100, rejected=0)
+    metrics.delivered(100, 0)
+    healthy = {
+        "crypto_producer_start_timestamp_seconds": SECONDS - 3600,
+        "crypto_producer_last_poll_timestamp_seconds": SECONDS - 10,
+        "crypto_producer_last_success_timestamp_seconds": SECONDS - 10,
+        "crypto_producer_last_poll_duration_seconds": 1,
+    }
+    return exported(metrics, **healthy | changes)
+
+
+def a_job(**changes: float) -> Service:
+    healthy = {
+        "crypto_job_start_timestamp_seconds": SECONDS - 3600,
+        "crypto_job_last_batch_timestamp_seconds": SECONDS - 10,
+    }
+    return exported(JobMetrics(), **healthy | changes)
+
+
+def a_dashboard(**changes: float) -> Service:
+    healthy = {"crypto_dashboard_last_read_timestamp_seconds": SECONDS - 3, "crypto_dashboard_coins": 100}
+    return exported(DashboardMetrics(), **healthy | changes)
 
 
 @pytest.mark.parametrize(
-    ("state", "ok", "look"),
+    ("changes", "ok", "cause", "warning"),
     [
-        ("active", True, None),
-        (None, True, None),
-        ("inactive", False, "systemctl start crypto-producer"),
-        ("failed", False, "journalctl -u crypto-producer"),
-        ("activating", False, "journalctl -u crypto-producer"),
+        ({}, True, None, False),
+        ({"crypto_producer_last_poll__ok": 0, "crypto_producer_last_poll__incomplete": 1}, True, None, True),
+        # One 429 while prices arrive.
+        ({"crypto_producer_last_poll__ok": 0, "crypto_producer_last_poll__failed": 1}, True, None, True),
+        (
+            {
+                "crypto_producer_last_poll__ok": 0,
+                "crypto_producer_last_poll__failed": 1,
+                "crypto_producer_last_success_timestamp_seconds": SECONDS - 91,
+            },
+            False,
+            "API does not answer",
+            False,
+        ),
     ],
 )
-def test_units(state: str | None, ok: bool, look: str | None) -> None:
-    hop = check.judge_unit("producer", state)
+def test_the_api_is_judged_by_the_producers_polls(
+    tmp_path: Path, changes: dict[str, float], ok: bool, cause: str | None, warning: bool
+) -> None:
+    hop = check.judge_api(a_producer(tmp_path, **changes), None, SECONDS, LIMIT)
+    assert_hop(hop, ok, cause, 10)
+    assert (hop.warning is not None) == warning
+
+
+@pytest.mark.parametrize("producer", [Service(None), Service("failed"), Service("active", error="refused")])
+@pytest.mark.parametrize(("facts", "ok"), [(Facts("Bitcoin"), True), (Facts(error="HTTP status 500"), False)])
+def test_without_a_producers_poll_the_api_is_judged_by_a_request(producer: Service, facts: Facts, ok: bool) -> None:
+    assert_hop(check.judge_api(producer, facts, SECONDS, LIMIT), ok, None if ok else "API does not answer", None)
+
+
+def judge(name: str, service: Service) -> Hop:
+    if name == "dashboard":
+        return check.judge_dashboard(service, Facts("answers"), SECONDS, LIMIT)
+    return {"producer": check.judge_producer, "stream_job": check.judge_stream_job}[name](service, SECONDS, LIMIT)
+
+
+@pytest.mark.parametrize(
+    ("service", "ok", "look"),
+    [
+        (Service(None), True, None),
+        (Service("inactive"), False, "systemctl start crypto-"),
+        (Service("failed"), False, "journalctl -u crypto-"),
+        (Service("activating"), False, "journalctl -u crypto-"),
+        (Service("masked"), False, "journalctl -u crypto-"),
+        (Service("active", error="refused"), False, "journalctl -u crypto-"),
+    ],
+)
+@pytest.mark.parametrize("name", ["producer", "stream_job", "dashboard"])
+def test_units(name: str, service: Service, ok: bool, look: str | None) -> None:
+    hop = judge(name, service)
+    assert hop.name == name
     assert hop.ok == ok
     assert (hop.look or "").startswith(look or "")
+    if look is not None:
+        assert check.UNITS[name] in hop.look  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("changes", "ok", "cause"),
+    [
+        ({}, True, None),
+        ({"crypto_producer_last_poll_timestamp_seconds": SECONDS - 93}, False, "does not poll"),
+        # A poll of 14,000 coins takes minutes.
+        (
+            {
+                "crypto_producer_last_poll_timestamp_seconds": SECONDS - 280,
+                "crypto_producer_last_poll_duration_seconds": 140,
+            },
+            True,
+            None,
+        ),
+        (
+            {"crypto_producer_last_poll_timestamp_seconds": 0, "crypto_producer_start_timestamp_seconds": SECONDS - 5},
+            True,
+            None,
+        ),
+        (
+            {"crypto_producer_last_poll_timestamp_seconds": 0, "crypto_producer_start_timestamp_seconds": SECONDS - 95},
+            False,
+            "does not poll",
+        ),
+        ({"crypto_producer_outbox_records": 5, "crypto_producer_outbox_age_seconds": 20}, True, None),
+        ({"crypto_producer_outbox_records": 5, "crypto_producer_outbox_age_seconds": 91}, False, "Kafka does not take"),
+    ],
+)
+def test_producer(tmp_path: Path, changes: dict[str, float], ok: bool, cause: str | None) -> None:
+    assert_hop(check.judge_producer(a_producer(tmp_path, **changes), SECONDS, LIMIT), ok, cause)
+
+
+def test_what_was_dropped_is_warned_of(tmp_path: Path) -> None:
+    hop = check.judge_producer(a_producer(tmp_path, crypto_producer_messages_total__dropped=7), SECONDS, LIMIT)
+    assert hop.ok
+    assert "drop 7 messages" in (hop.warning or "")
+
+
+@pytest.mark.parametrize(
+    ("changes", "ok", "cause"),
+    [
+        ({}, True, None),
+        # Nothing to do is no fault.
+        ({"crypto_job_last_batch_timestamp_seconds": SECONDS - 3600}, True, None),
+        ({"crypto_job_last_batch_timestamp_seconds": SECONDS - 3600, "crypto_job_lag_records": 1}, False, "no batch"),
+        ({"crypto_job_lag_records": 500}, True, None),
+        (
+            {
+                "crypto_job_last_batch_timestamp_seconds": 0,
+                "crypto_job_start_timestamp_seconds": SECONDS - 20,
+                "crypto_job_lag_records": 500,
+            },
+            True,
+            None,
+        ),
+        (
+            {
+                "crypto_job_last_batch_timestamp_seconds": 0,
+                "crypto_job_start_timestamp_seconds": SECONDS - 95,
+                "crypto_job_lag_records": 500,
+            },
+            False,
+            "no batch has ended for 1.6 min",
+        ),
+    ],
+)
+def test_stream_job(changes: dict[str, float], ok: bool, cause: str | None) -> None:
+    assert_hop(check.judge_stream_job(a_job(**changes), SECONDS, LIMIT), ok, cause)
+
+
+def test_a_job_that_is_behind_but_gets_on_is_a_warning() -> None:
+    hop = check.judge_stream_job(a_job(crypto_job_lag_records=5, crypto_job_lag_seconds=600), SECONDS, LIMIT)
+    assert hop.ok
+    assert "10.0 min behind" in (hop.warning or "")
+
+
+@pytest.mark.parametrize(
+    ("changes", "answers", "ok", "cause"),
+    [
+        ({}, Facts("answers"), True, None),
+        ({}, Facts(error="refused"), False, "dashboard does not answer"),
+        ({"crypto_dashboard_last_read_timestamp_seconds": SECONDS - 91}, Facts("answers"), False, "Cassandra does not"),
+        ({"crypto_dashboard_last_read_timestamp_seconds": 0}, Facts("answers"), False, "Cassandra does not"),
+    ],
+)
+def test_dashboard(changes: dict[str, float], answers: Facts, ok: bool, cause: str | None) -> None:
+    hop = check.judge_dashboard(a_dashboard(**changes), answers, SECONDS, LIMIT)
+    assert_hop(hop, ok, cause)
+
+
+def test_a_dashboard_that_cannot_read_says_what_it_shows() -> None:
+    hop = check.judge_dashboard(
+        a_dashboard(crypto_dashboard_last_read_timestamp_seconds=SECONDS - 420), Facts("answers"), SECONDS, LIMIT
+    )
+    assert hop.found == "shows 100 coins as they were 7.0 min ago, and cannot read Cassandra"
 
 
 @pytest.mark.parametrize(
     ("facts", "ok", "cause", "age"),
     [
         (Facts("5 messages", newest_ts=FRESH), True, None, 10),
-        (Facts("5 messages", newest_ts=NOW + 5000), True, None, 0),
+        (Facts("5 messages", newest_ts=NOW + 4000), True, None, 0),
         (Facts("5 messages", newest_ts=OLD), False, "delivers nothing new", 600),
         (Facts("0 messages"), False, "has not delivered anything yet", None),
         (Facts(error="no answer"), False, "Kafka does not answer", None),
@@ -73,18 +253,25 @@ def test_table(table: Facts, topic: Facts, ok: bool, cause: str | None) -> None:
     assert_hop(check.judge_table(table, topic, NOW, LIMIT), ok, cause)
 
 
-@pytest.mark.parametrize(
-    ("facts", "state", "ok", "cause"),
-    [
-        (Facts("answers"), "active", True, None),
-        (Facts("answers"), None, True, None),
-        (Facts(error="refused"), None, False, "does not answer"),
-        (Facts(error="refused"), "active", False, "does not answer"),
-        (Facts(error="refused"), "failed", False, "does not come up"),
-    ],
-)
-def test_dashboard(facts: Facts, state: str | None, ok: bool, cause: str | None) -> None:
-    assert_hop(check.judge_dashboard(facts, state), ok, cause)
+@pytest.mark.parametrize(("ahead", "warned"), [(0, False), (4, False), (6, True), (9 * 3600, True)])
+def test_a_time_that_is_ahead_is_a_wrong_clock_and_no_fresh_data(ahead: float, warned: bool) -> None:
+    facts = Facts("x", newest_ts=OLD, ahead_seconds=ahead)
+    for hop in (check.judge_topic(facts, NOW, LIMIT), check.judge_table(facts, facts, NOW, LIMIT)):
+        assert not hop.ok
+        assert ("clock" in (hop.warning or "")) == warned
+
+
+def message(**changes: Any) -> Any:
+    """A record as kafka-python gives it, which Kafka took ten seconds ago."""
+    values: dict[str, Any] = {"id": "90", "name": "Bitcoin", "price_usd": 1.0, "ts": FRESH}
+    price = PriceMessage(**values | changes)
+    return SimpleNamespace(timestamp=FRESH, value=encode(price))
+
+
+def test_the_last_messages_tell_age_coins_and_wrong_clocks() -> None:
+    no_price = SimpleNamespace(timestamp=NOW - 5000, value=b"no price")
+    facts = check._facts_of([message(), message(id="80", ts=NOW + 1_800_000), no_price], NOW)
+    assert facts == Facts(newest_ts=NOW - 5000, ahead_seconds=1800, coins=("90", "80"))
 
 
 def assert_hop(hop: Hop, ok: bool, cause: str | None, age: float | None = -1) -> None:
@@ -112,6 +299,22 @@ def test_the_first_broken_hop_is_named_with_cause_and_command() -> None:
     assert "First broken hop: topic" in text
 
 
+def test_a_job_that_waits_for_cassandra_is_not_to_blame() -> None:
+    jobless = [
+        Hop(hop.name, hop.ok, "x", None, hop.cause, hop.look) for hop in hops("stream_job", "table", "dashboard")
+    ]
+    assert check.report(jobless, []).first_broken == "table"
+    behind = hops("stream_job", "table")
+    assert check.report(behind, []).first_broken == "stream_job"
+
+
+def test_text_from_outside_gives_no_orders_to_the_terminal() -> None:
+    forged = Hop("topic", True, "a\x1b[2J\ntable BROKEN")
+    text = check.as_table(check.report([forged], []))
+    assert "\x1b" not in text
+    assert "a[2Jtable BROKEN" in text
+
+
 def test_a_healthy_stream_says_so() -> None:
     text = check.as_table(check.report(hops(), []))
     assert "Data flows." in text
@@ -129,34 +332,81 @@ def test_the_disk_of_this_machine_is_seen() -> None:
     assert all(0 <= disk.used_percent <= 100 for disk in check.disks())
 
 
-def test_the_api_hop_uses_the_real_client(simulator: Server) -> None:
+def test_the_api_is_asked_through_the_real_client_and_not_too_often(
+    simulator: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     host, port = simulator.server_address[:2]
     settings = Settings(market=Market(api_url=f"http://{host!s}:{port}/api"))
-    assert "Bitcoin" in check.look_at_api(settings).found
+    api = Api(settings)
+    assert "Bitcoin" in api.look().found
+    simulator.faults.set("http_500", 1000)
+    assert "Bitcoin" in api.look().found
+    assert simulator.faults.state()["count"] == 1000
+    monkeypatch.setattr(check, "API_SECONDS", 0)
+    assert "HTTP status 500" in api.look().error
+    assert simulator.faults.state()["count"] == 999
     simulator.faults.set("bad_price", 1)
-    assert "no usable ticker" in check.look_at_api(settings).error
+    assert "no usable ticker" in api.look().error
+
+
+NOWHERE = "127.0.0.1:1"
+
+
+def settings_for_nowhere(**changes: Any) -> Settings:
+    return Settings(
+        market={"api_url": f"http://{NOWHERE}/api"},
+        kafka={"bootstrap_servers": [NOWHERE]},
+        cassandra={"port": 1},
+        dashboard={"url": f"http://{NOWHERE}"},
+        **changes,
+    )
 
 
 def test_with_nothing_there_every_hop_is_broken_and_none_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    nowhere = "127.0.0.1:1"
-    settings = Settings(
-        market={"api_url": f"http://{nowhere}/api"},
-        kafka={"bootstrap_servers": [nowhere]},
-        cassandra={"port": 1},
-        dashboard={"url": f"http://{nowhere}"},
-    )
-    monkeypatch.setattr(check, "unit_state", lambda unit: None)
+    monkeypatch.setattr(check, "unit_state", lambda unit: "active")
     monkeypatch.setattr(check, "CONNECT_SECONDS", 0.3)
     began = time.monotonic()
-    result = check.look(settings)
-    assert time.monotonic() - began < check.HOP_SECONDS + 2
-    assert {hop.name for hop in result.hops if not hop.ok} == {"api", "topic", "table", "dashboard"}
+    settings = settings_for_nowhere()
+    result = check.look(settings, Api(settings))
+    assert time.monotonic() - began < 2 * check.HOP_SECONDS + 2
+    assert [hop.name for hop in result.hops if hop.ok] == []
     assert all("\n" not in hop.found and hop.found for hop in result.hops)
+
+
+@contextmanager
+def serving(metrics: JobMetrics | ProducerMetrics | DashboardMetrics) -> Iterator[int]:
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    metrics.serve(port, structlog.stdlib.get_logger())
+    yield port
+
+
+def test_a_service_is_asked_for_its_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "unit_state", lambda unit: "active" if unit == "crypto-stream-job" else None)
+    job = JobMetrics()
+    job.written(0.5, {"price": 99, "dead_letter": 1})
+    job.behind(7, 3)
+    with serving(job) as port:
+        service = check.look_at_service("stream_job", port)
+        assert service.values["crypto_job_lag_records"] == 7
+        assert service.values["crypto_job_rows_total{dead_letter}"] == 1
+        assert check.look_at_service("producer", port) == Service(None)
+        monkeypatch.setattr(check, "unit_state", lambda unit: "active")
+        assert "is not its own" in check.look_at_service("producer", port).error
+
+
+def test_a_port_of_metrics_that_is_taken_ends_nothing() -> None:
+    with serving(JobMetrics()) as port, structlog.testing.capture_logs() as lines:
+        JobMetrics().serve(port, structlog.stdlib.get_logger())
+    assert lines[0]["event"] == "metrics_unavailable"
 
 
 def healthy_after(monkeypatch: pytest.MonkeyPatch, looks: int) -> None:
     results = iter([Report(False, hops("api"), "api", [])] * (looks - 1))
-    monkeypatch.setattr(check, "look", lambda _: next(results, Report(True, hops(), None, [])))
+    monkeypatch.setattr(check, "look", lambda *_: next(results, Report(True, hops(), None, [])))
     monkeypatch.setattr(check, "PAUSE_SECONDS", 0)
 
 
@@ -173,6 +423,7 @@ def test_status_and_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         "age_seconds": 3.0,
         "cause": None,
         "look": None,
+        "warning": None,
     }
 
 
@@ -208,3 +459,19 @@ def test_the_statuses_are_documented(capsys: pytest.CaptureFixture[str]) -> None
 @pytest.mark.skipif(sys.platform != "linux", reason="systemd is Linux only")
 def test_a_unit_that_does_not_exist_is_not_here() -> None:
     assert check.unit_state("no-such-unit-anywhere") is None
+
+
+@pytest.mark.parametrize(
+    ("output", "state"),
+    [
+        ("LoadState=loaded\nActiveState=active\n", "active"),
+        ("LoadState=not-found\nActiveState=inactive\n", None),
+        ("LoadState=masked\nActiveState=inactive\n", "masked"),
+        ("LoadState=bad-setting\nActiveState=inactive\n", "bad-setting"),
+    ],
+)
+def test_a_unit_that_cannot_start_is_not_passed_over(
+    monkeypatch: pytest.MonkeyPatch, output: str, state: str | None
+) -> None:
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=output))
+    assert check.unit_state("crypto-producer") == state

@@ -17,12 +17,12 @@ def write(directory: Path, **files: str) -> Path:
 
 def problems_of(directory: Path) -> list[str]:
     with pytest.raises(config.SettingsError) as caught:
-        config.load(directory)
+        config.load(config_dir=directory)
     return caught.value.problems
 
 
 def test_defaults_are_valid_and_need_no_file(tmp_path: Path) -> None:
-    settings = config.load(tmp_path)
+    settings = config.load(config_dir=tmp_path)
     assert settings.producer.coins == 100
     assert settings.producer.interval_seconds == 30
     assert settings.kafka.topic == "crypto.prices"
@@ -34,7 +34,7 @@ def test_sections_of_all_files_are_read(tmp_path: Path) -> None:
         kafka='[kafka]\nbootstrap_servers = ["a:1", "b:2"]\npartitions = 6\n',
         producer="[producer]\ncoins = 50\n",
     )
-    settings = config.load(tmp_path)
+    settings = config.load(config_dir=tmp_path)
     assert settings.kafka.bootstrap_servers == ("a:1", "b:2")
     assert (settings.kafka.partitions, settings.producer.coins) == (6, 50)
 
@@ -43,13 +43,54 @@ def test_environment_wins_over_files_key_by_key(tmp_path: Path, monkeypatch: pyt
     write(tmp_path, producer="[producer]\ncoins = 50\ninterval_seconds = 10\n")
     monkeypatch.setenv("CRYPTO_STREAM_PRODUCER__COINS", "7")
     monkeypatch.setenv("CRYPTO_STREAM_KAFKA__BOOTSTRAP_SERVERS", '["c:3"]')
-    settings = config.load(tmp_path)
+    settings = config.load(config_dir=tmp_path)
     assert (settings.producer.coins, settings.producer.interval_seconds) == (7, 10)
     assert settings.kafka.bootstrap_servers == ("c:3",)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        '[market]\napi_url = "https://api.coinlore.net/api/"',
+        '[market]\napi_url = "http://[::1]:8090"',
+        '[kafka]\nbootstrap_servers = ["[::1]:9092", "kafka-1.example:9092"]',
+        '[cassandra]\ncontact_points = ["::1", "10.0.0.1", "node_1"]',
+        "[cassandra]\nreplication = \"{'class': 'NetworkTopologyStrategy', 'dc1': 3, 'dc2': 2}\"",
+    ],
+)
+def test_addresses_of_every_kind_are_taken(tmp_path: Path, content: str) -> None:
+    config.load(config_dir=write(tmp_path, file=content))
+
+
+def test_a_process_is_not_stopped_by_a_section_that_it_does_not_use(tmp_path: Path) -> None:
+    write(tmp_path, dashboard="[dashboard]\nrefresh_seconds = 4000\n", producer="[producer]\ncoins = 7\n")
+    settings = config.load("producer", "kafka", config_dir=tmp_path)
+    assert settings.producer.coins == 7
+    with pytest.raises(AttributeError):
+        _ = settings.dashboard
+    with pytest.raises(config.SettingsError, match="refresh_seconds"):
+        config.load("dashboard", config_dir=tmp_path)
+
+
+@pytest.mark.parametrize("path", ["missing", "file"])
+def test_a_directory_that_was_named_must_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("CRYPTO_STREAM_CONFIG_DIR", str(tmp_path / path))
+    with pytest.raises(config.SettingsError, match="no directory that this user may read"):
+        config.load()
+
+
+@pytest.mark.parametrize("name", ["PRODUCER_COINS", "KAFKA_BOOTSTRAP_SERVERS", "COINS", "PRODUCR__COINS"])
+def test_a_variable_that_would_be_ignored_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(f"CRYPTO_STREAM_{name}", "7")
+    (problem,) = problems_of(tmp_path)
+    assert f"environment CRYPTO_STREAM_{name}: no such setting" in problem
+
+
 def test_settings_never_change(tmp_path: Path) -> None:
-    settings = config.load(tmp_path)
+    settings = config.load(config_dir=tmp_path)
     with pytest.raises(ValidationError):
         settings.producer.coins = 3  # type: ignore[misc]
 
@@ -70,7 +111,34 @@ def test_settings_never_change(tmp_path: Path) -> None:
         ),
         ("kafka", "[kafka]\nbootstrap_servers = []", ["[kafka] bootstrap_servers", "at least 1"]),
         ("kafka", '[kafka]\ntopic = "a b"', ["[kafka] topic", "'a b'"]),
+        (
+            "cassandra",
+            "[cassandra]\nreplication = \"{'class': 'SimpleStrategy', 'dc1': 1}\"",
+            ["[cassandra] replication"],
+        ),
+        (
+            "cassandra",
+            "[cassandra]\nreplication = \"{'class': 'SimpleStrategy', 'replication_factor': True}\"",
+            ["replication"],
+        ),
+        (
+            "cassandra",
+            "[cassandra]\nreplication = \"{'class': 'NetworkTopologyStrategy', 'dc1': 0x3}\"",
+            ["replication"],
+        ),
+        (
+            "cassandra",
+            '[cassandra]\ncontact_points = [" "]',
+            ["[cassandra] contact_points", "a host's name or address"],
+        ),
+        ("kafka", '[kafka]\nbootstrap_servers = ["http://h:9092"]', ["[kafka] bootstrap_servers", "host:port"]),
+        ("kafka", '[kafka]\nbootstrap_servers = ["::1:9092"]', ["[kafka] bootstrap_servers", "host:port"]),
+        ("kafka", '[kafka]\nbootstrap_servers = ["h:9092,i:9092"]', ["[kafka] bootstrap_servers", "host:port"]),
+        ("kafka", '[kafka]\ntopic = "a"\nrejected_topic = "a"', ["[kafka]", "two different names"]),
         ("market", '[market]\napi_url = "coinlore"', ["[market] api_url", "'coinlore'", "http://"]),
+        ("market", '[market]\napi_url = "http://host:port"', ["[market] api_url", "'http://host:port'", "http://"]),
+        ("market", '[market]\napi_url = "http://host:99999/api"', ["[market] api_url"]),
+        ("market", '[market]\napi_url = "http://me@host/api"', ["[market] api_url"]),
         ("simulator", "[simulator]\nvolatility = nan", ["[simulator] volatility", "nan"]),
         ("typo", "[producr]\ncoins = 5", ["typo.toml", "[producr] is no section", "producer"]),
         ("bare", "coins = 5", ["bare.toml", "coins stands outside of a section"]),
@@ -100,7 +168,7 @@ def test_wrong_environment_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("CRYPTO_STREAM_PRODUCER__COINS", "-3")
     monkeypatch.setenv("CRYPTO_STREAM_PRODUCR__COINS", "3")
     misspelt, wrong = sorted(problems_of(tmp_path), key=lambda line: "PRODUCR" not in line)
-    assert "environment CRYPTO_STREAM_PRODUCR__COINS: no such section" in misspelt
+    assert "environment CRYPTO_STREAM_PRODUCR__COINS: no such setting" in misspelt
     assert "environment CRYPTO_STREAM_PRODUCER__COINS: [producer] coins: got '-3'" in wrong
 
 

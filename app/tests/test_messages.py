@@ -1,16 +1,35 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
-from crypto_stream.messages import MAX_TS, MIN_TS, MessageError, PriceMessage, encode, encode_rejected, parse
+from crypto_stream.messages import (
+    CONTROL,
+    MAX_MESSAGE_BYTES,
+    MAX_TEXT_CHARS,
+    MAX_TS,
+    MIN_TS,
+    RULES,
+    VISIBLE,
+    MessageError,
+    PriceMessage,
+    Rule,
+    encode,
+    encode_rejected,
+    parse,
+    printable,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
 TS = 1_700_000_000_000
 # What UTF-8 can carry; half surrogate pairs never get as far as a message.
-texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=MAX_TEXT_CHARS).filter(
+    lambda text: not re.search(CONTROL, text) and re.search(VISIBLE, text) is not None
+)
 numbers = st.none() | st.floats(allow_nan=False, allow_infinity=False)
+amounts = st.none() | st.floats(min_value=0, allow_nan=False, allow_infinity=False)
 messages = st.builds(
     PriceMessage,
     id=texts,
@@ -18,9 +37,9 @@ messages = st.builds(
     price_usd=st.floats(min_value=0, allow_nan=False, allow_infinity=False),
     ts=st.integers(MIN_TS, MAX_TS),
     symbol=st.none() | texts,
-    rank=st.none() | st.integers(1, 2**31),
-    volume24_usd=numbers,
-    market_cap_usd=numbers,
+    rank=st.none() | st.integers(1, 2**31 - 1),
+    volume24_usd=amounts,
+    market_cap_usd=amounts,
     percent_change_1h=numbers,
     percent_change_24h=numbers,
     percent_change_7d=numbers,
@@ -93,3 +112,23 @@ def test_a_rejected_ticker_is_strict_json_whatever_it_was(payload: object) -> No
 
 def test_a_huge_rejected_ticker_still_fits_into_a_message() -> None:
     assert len(encode_rejected({"name": '"' * 5_000_000}, "too long", TS)) < 1_000_000
+
+
+def test_the_rules_are_the_models_own() -> None:
+    assert list(RULES) == [name for name in PriceMessage.model_fields if name != "schema_version"]
+    assert RULES["id"] == Rule(str, required=True)
+    assert RULES["price_usd"] == Rule(float, required=True, least=0)
+    assert RULES["ts"] == Rule(int, required=True, least=MIN_TS, most=MAX_TS)
+    assert RULES["symbol"] == Rule(str, required=False)
+    assert RULES["rank"] == Rule(int, required=False, least=1, most=2**31 - 1)
+
+
+def test_the_longest_message_is_within_the_limit() -> None:
+    text = "\U0001f600" * MAX_TEXT_CHARS
+    longest = PriceMessage(id=text, name=text, symbol=text, price_usd=1.7e308, ts=MAX_TS, volume24_usd=1.7e308)
+    assert len(encode(longest)) < MAX_MESSAGE_BYTES / 5
+
+
+def test_text_from_outside_gives_no_orders_to_a_terminal() -> None:
+    assert printable("a\x1b[2J\nb\u202ec\x9bd\x7f") == "a[2Jbcd"
+    assert printable("Ether ✓ é") == "Ether ✓ é"

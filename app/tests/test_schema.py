@@ -64,7 +64,7 @@ class FakeSession:
 
 
 KAFKA = Kafka(partitions=6, replication_factor=3, retention_hours=2, retention_bytes=1000)
-WANTED = {"retention.ms": "7200000", "retention.bytes": "1000"}
+WANTED = {"retention.ms": "7200000", "message.timestamp.type": "LogAppendTime", "retention.bytes": "1000"}
 
 
 def test_missing_topics_are_created_as_the_settings_say() -> None:

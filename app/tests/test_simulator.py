@@ -3,12 +3,15 @@ from __future__ import annotations
 import math
 import socket
 import statistics
+import struct
 from itertools import pairwise
 from typing import Any
 
 import httpx
 import pytest
-from crypto_stream.simulator import FAULTS, KNOWN, LEVELS, Api, Market, Server
+from crypto_stream.simulator import FAULTS, KNOWN, LEVELS, Api, Market, Server, _as_price
+from hypothesis import given
+from hypothesis import strategies as st
 
 NOW = 1_750_000_000.0
 
@@ -29,6 +32,13 @@ def address(simulator: Server) -> str:
 def test_the_same_seed_and_moment_give_the_same_answers() -> None:
     assert api().tickers(0, 100) == api().tickers(0, 100)
     assert api().tickers(0, 100) != api(seed=2).tickers(0, 100)
+
+
+@given(st.floats(1e-30, 1e7))
+def test_a_price_is_written_out_and_not_lost(price: float) -> None:
+    text = _as_price(price)
+    assert "e" not in text
+    assert float(text) == pytest.approx(price, rel=0.01)
 
 
 def test_prices_hold_still_within_a_step_and_move_with_the_next() -> None:
@@ -133,24 +143,25 @@ def test_the_other_endpoints(simulator: Server) -> None:
 
 @pytest.mark.parametrize("kind", FAULTS)
 def test_a_fault_spoils_as_many_answers_as_asked(simulator: Server, kind: str) -> None:
-    with httpx.Client(base_url=address(simulator)) as http:
-        good = http.get("/api/ticker/?id=90,80").json()
+    with httpx.Client(base_url=address(simulator), timeout=0.5) as http:
         assert http.put("/faults", json={"kind": kind, "count": 2}).json() == {"kind": kind, "count": 2}
         for left in (1, 0):
-            assert spoilt(http.get("/api/ticker/?id=90,80"))
+            assert spoilt(http)
             assert http.get("/faults").json()["count"] == left
-        assert [row["id"] for row in http.get("/api/ticker/?id=90,80").json()] == [row["id"] for row in good]
+        assert not spoilt(http)
 
 
-def spoilt(response: httpx.Response) -> bool:
-    if response.status_code != 200:
+def spoilt(http: httpx.Client) -> bool:
+    """Whether a page of tickers is anything but what was asked for."""
+    try:
+        response = http.get("/api/tickers/?start=0&limit=100")
+        answer = response.json()
+    except (httpx.HTTPError, ValueError):
+        return True
+    if response.status_code != 200 or answer["info"]["coins_num"] != 250 or len(answer["data"]) != 100:
         return True
     try:
-        rows = response.json()
-    except ValueError:
-        return True
-    try:
-        return not rows or any(not float(row["price_usd"]) > 0 for row in rows)
+        return any(not float(ticker["price_usd"]) > 0 for ticker in answer["data"])
     except (TypeError, ValueError):
         return True
 
@@ -170,7 +181,18 @@ def test_a_wrong_fault_is_refused(simulator: Server, body: bytes) -> None:
     assert httpx.get(f"{address(simulator)}/faults").json()["count"] == 0
 
 
-def test_a_client_that_hangs_up_does_no_harm(simulator: Server) -> None:
+def test_a_client_that_hangs_up_does_no_harm(simulator: Server, capfd: pytest.CaptureFixture[str]) -> None:
     with socket.create_connection(simulator.server_address[:2]) as connection:  # type: ignore[arg-type]
         connection.sendall(b"GET /api/tick")
     assert httpx.get(f"{address(simulator)}/healthz").status_code == 200
+    with socket.create_connection(simulator.server_address[:2]) as connection:  # type: ignore[arg-type]
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.sendall(b"GET /api/tickers/?limit=100 HTTP/1.1\r\n\r\n" * 50)
+    assert httpx.get(f"{address(simulator)}/healthz").status_code == 200
+    assert capfd.readouterr().err == ""
+
+
+def test_a_length_that_is_no_number_is_refused(simulator: Server) -> None:
+    with socket.create_connection(simulator.server_address[:2]) as connection:  # type: ignore[arg-type]
+        connection.sendall("PUT /faults HTTP/1.1\r\nContent-Length: ²\r\n\r\n".encode("latin-1"))
+        assert connection.recv(100).startswith(b"HTTP/1.1 400")

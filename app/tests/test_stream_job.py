@@ -1,133 +1,341 @@
 from __future__ import annotations
 
-import json
-import os
-import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from crypto_stream import stream_job
-from crypto_stream.messages import CLOCK_TOLERANCE_MS, MIN_TS, PriceMessage, encode
-from pyspark.sql import DataFrame, Row, SparkSession
+import structlog
+from crypto_stream import sinks, stream_job
+from crypto_stream.config import Settings
+from crypto_stream.metrics import JobMetrics, read
+from crypto_stream.stream_job import Progress, Writer, done_offsets, wait_for, watch
+from kafka.errors import KafkaTimeoutError
+from prometheus_client import generate_latest
 
-TS = 1_700_000_000_000
-SCHEMA = "value binary, topic string, partition int, offset long"
+LogLines = list[MutableMapping[str, Any]]
+LOGGER = structlog.stdlib.get_logger()
 
 
-@pytest.fixture(scope="session")
-def spark() -> Iterator[SparkSession]:
-    os.environ["PYSPARK_PYTHON"] = sys.executable
-    session = (
-        SparkSession.builder.master("local[1]")
-        .appName("tests")
-        .config("spark.ui.enabled", "false")
-        .config("spark.sql.shuffle.partitions", "1")
-        # A JVM that lives for seconds does not earn back what it spends on optimizing compilers and garbage.
-        .config("spark.driver.extraJavaOptions", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
-        .config("spark.driver.host", "127.0.0.1")
-        .config("spark.driver.bindAddress", "127.0.0.1")
-        .getOrCreate()
+@pytest.fixture
+def lines() -> Iterator[LogLines]:
+    with structlog.testing.capture_logs() as captured:
+        yield captured
+
+
+# ---- progress
+
+
+def test_messages_that_wait_without_a_batch_are_a_stall() -> None:
+    progress = Progress(100)
+    progress.batch_ended(7, {0: 10, 1: 5}, 110)
+    assert progress.topic_ends({0: 10, 1: 8}, 120) == 3
+    assert progress.stalled_seconds(150) == 30
+    progress.topic_ends({0: 10, 1: 9}, 160)
+    assert progress.stalled_seconds(250) == 130
+
+
+def test_nothing_to_do_is_no_stall() -> None:
+    progress = Progress(0)
+    progress.batch_ended(7, {0: 10}, 10)
+    assert progress.topic_ends({0: 10}, 1000) == 0
+    assert progress.stalled_seconds(5000) == 0
+
+
+def test_a_batch_that_ends_begins_the_time_anew_and_the_same_one_does_not() -> None:
+    progress = Progress(0)
+    progress.batch_ended(7, {0: 1}, 0)
+    progress.topic_ends({0: 10}, 10)
+    progress.batch_ended(7, {0: 1}, 90)
+    assert progress.stalled_seconds(100) == 90
+    progress.batch_ended(8, {0: 5}, 100)
+    assert progress.stalled_seconds(150) == 50
+
+
+def test_before_the_first_batch_all_of_the_topic_waits() -> None:
+    progress = Progress(0)
+    assert progress.topic_ends({0: 3, 1: 4}, 5) == 7
+    assert progress.stalled_seconds(130) == 125
+
+
+def test_while_kafka_is_away_nobody_can_say_that_anything_waits() -> None:
+    progress = Progress(0)
+    progress.topic_ends({0: 3}, 5)
+    assert progress.topic_ends(None, 20) == 0
+    assert progress.stalled_seconds(500) == 0
+    progress.topic_ends({0: 3}, 510)
+    assert progress.stalled_seconds(520) == 10
+
+
+@pytest.mark.parametrize(
+    ("end", "offsets"),
+    [({"crypto.prices": {"0": 5, "2": 7}}, {0: 5, 2: 7}), ({"other": {"0": 5}}, {}), (None, {})],
+)
+def test_offsets_of_sparks_progress(end: Any, offsets: dict[int, int]) -> None:
+    assert done_offsets({"sources": [{"endOffset": end}]}, "crypto.prices") == offsets
+
+
+# ---- the watch over the query
+
+
+class FakeQuery:
+    """A query that runs for so many looks, and ends a batch at those listed."""
+
+    def __init__(self, looks: int, batches: dict[int, int]) -> None:
+        self.name = "prices"
+        self._looks = looks
+        self._batches = batches
+        self._now = 0
+        self._batch = -1
+
+    @property
+    def isActive(self) -> bool:  # noqa: N802
+        self._now += 1
+        return self._now <= self._looks
+
+    @property
+    def lastProgress(self) -> dict[str, Any] | None:  # noqa: N802
+        self._batch = self._batches.get(self._now, self._batch)
+        if self._batch < 0:
+            return None
+        return {"batchId": self._batch, "sources": [{"endOffset": {"crypto.prices": {"0": self._batch}}}]}
+
+    def exception(self) -> str:
+        return "boom"
+
+
+def watched(
+    monkeypatch: pytest.MonkeyPatch, query: FakeQuery, ends: dict[int, int] | None, stall: float = 120
+) -> tuple[list[str], JobMetrics]:
+    """Watch a query, with a clock of ten seconds a look; returns what systemd heard."""
+    clock = iter(range(0, 10_000_000, 10))
+    told: list[str] = []
+    monkeypatch.setattr(stream_job, "notify", lambda *states: told.extend(states))
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+
+    def look() -> dict[int, int]:
+        if ends is None:
+            raise KafkaTimeoutError("away")
+        return ends
+
+    settings, metrics = Settings(stream_job={"stall_seconds": stall}), JobMetrics()
+    writer = Writer(settings, metrics, LOGGER)
+    watch(query, writer, SimpleNamespace(ends=look), settings, metrics, LOGGER)  # type: ignore[arg-type]
+    return told, metrics
+
+
+def test_a_query_that_gets_on_is_watched_until_it_dies(monkeypatch: pytest.MonkeyPatch, lines: LogLines) -> None:
+    told, metrics = watched(monkeypatch, FakeQuery(100, {look: look for look in range(1, 100, 5)}), {0: 1000})
+    assert len(told) == 100
+    assert [(line["event"], line.get("reason")) for line in lines] == [("query_died", "boom")]
+    assert read(generate_latest(metrics.registry).decode())["crypto_job_lag_records"] == 1000 - 96
+
+
+def test_a_query_that_stands_still_while_messages_wait_ends_the_watch(
+    monkeypatch: pytest.MonkeyPatch, lines: LogLines
+) -> None:
+    told, _ = watched(monkeypatch, FakeQuery(1000, {1: 5}), {0: 6})
+    assert 10 <= len(told) <= 14
+    (line,) = lines
+    assert (line["event"], line["batch"]) == ("stalled", 5)
+    assert line["seconds"] > 120
+
+
+@pytest.mark.parametrize("ends", [{0: 5}, None])
+def test_a_query_without_work_or_without_kafka_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, lines: LogLines, ends: dict[int, int] | None
+) -> None:
+    told, _ = watched(monkeypatch, FakeQuery(500, {1: 5}), ends)
+    assert len(told) == 500
+    assert [line["event"] for line in lines] == ["query_died"]
+
+
+# ---- batches
+
+
+class FakeFrame:
+    """What `Writer` does with a DataFrame, without Spark."""
+
+    def __init__(self, rows: int, bad: int, newest: int | None = 1_700_000_000_000) -> None:
+        self.found = {"all": rows, "bad": bad, "newest": newest}
+
+    def observe(self, observation: Any, *_: object) -> FakeFrame:
+        observation.get = self.found
+        return self
+
+    def where(self, _: object) -> FakeFrame:
+        return self
+
+    def count(self) -> int:
+        return self.found["bad"] or 0
+
+
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, str]]]:
+    """The tables that batches went to, with their options."""
+    written: list[tuple[str, dict[str, str]]] = []
+    monkeypatch.setattr(stream_job, "Observation", SimpleNamespace)
+    monkeypatch.setattr(
+        stream_job, "F", SimpleNamespace(**dict.fromkeys(("count", "max", "unix_millis", "col"), _column))
     )
-    session.sparkContext.setLogLevel("ERROR")
-    yield session
-    session.stop()
+    monkeypatch.setattr(stream_job, "to_prices", lambda frame: frame)
+    monkeypatch.setattr(stream_job, "to_dead_letters", lambda frame: frame)
+    monkeypatch.setattr(sinks, "append", lambda _, table, __, **options: written.append((table, options)))
+    return written
 
 
-def good(**changes: Any) -> dict[str, Any]:
-    return {"schema_version": 1, "id": "90", "name": "Bitcoin", "price_usd": 1.5, "ts": TS} | changes
+def _column(*_: object) -> Any:
+    return SimpleNamespace(alias=lambda _: None, isNotNull=lambda: None)
 
 
-def topic(spark: SparkSession, *values: bytes | None) -> DataFrame:
-    rows = [Row(value=value, topic="crypto.prices", partition=2, offset=n) for n, value in enumerate(values)]
-    return spark.createDataFrame(rows, SCHEMA)
+def writer(metrics: JobMetrics | None = None) -> Writer:
+    made = Writer(Settings(), metrics or JobMetrics(), LOGGER)
+    made.tables_exist.set()
+    return made
 
 
-def test_the_schema_is_the_messages_own() -> None:
-    names = stream_job.message_schema().fieldNames()
-    assert sorted(names) == sorted([*PriceMessage.model_fields, stream_job.CORRUPT])
+def test_a_batch_of_prices_is_one_write_with_the_prices_own_time(
+    written: list[tuple[str, dict[str, str]]], lines: LogLines
+) -> None:
+    metrics = JobMetrics()
+    write = writer(metrics)
+    write(FakeFrame(100, 0), 7)  # type: ignore[arg-type]
+    assert written == [("prices", {"writetime": "written_at"})]
+    (line,) = lines
+    assert (line["event"], line["batch"], line["price"], line["dead_letter"]) == ("batch_written", 7, 100, 0)
+    assert write.newest_ts == 1_700_000_000_000
+    assert read(generate_latest(metrics.registry).decode())["crypto_job_rows_total{price}"] == 100
 
 
-def test_good_messages_become_rows_of_the_table(spark: SparkSession) -> None:
-    full = PriceMessage(id="90", name="Bitcoin", price_usd=64000.5, ts=TS, rank=1, volume24_usd=1.0, symbol="BTC")
-    raw = topic(
-        spark,
-        encode(full),
-        encode(PriceMessage(id="80", name='Ether ✓ "quoted"', price_usd=0.0, ts=TS + 1)),
-        json.dumps(good(price_usd=3, something_new=[1])).encode(),
-    )
-    before = time.time()
-    rows = stream_job.to_prices(stream_job.decode(raw)).collect()
-    assert [(row.id, row.name, row.price_usd, row.ts) for row in rows] == [
-        ("90", "Bitcoin", 64000.5, TS),
-        ("80", 'Ether ✓ "quoted"', 0.0, TS + 1),
-        ("90", "Bitcoin", 3.0, TS),
+def test_dead_letters_are_written_only_where_there_are_some(
+    written: list[tuple[str, dict[str, str]]], lines: LogLines
+) -> None:
+    writer()(FakeFrame(100, 3), 7)  # type: ignore[arg-type]
+    assert written == [("prices", {"writetime": "written_at"}), ("dead_letters", {})]
+    assert (lines[0]["price"], lines[0]["dead_letter"]) == (97, 3)
+
+
+def test_a_batch_that_fails_is_written_one_by_one(
+    written: list[tuple[str, dict[str, str]]], lines: LogLines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: object, table: str, *__: object, **options: str) -> None:
+        if table == "prices":
+            raise OSError("Failed to write statements\nat line 2")
+        written.append((table, options))
+
+    monkeypatch.setattr(sinks, "append", refuse)
+    monkeypatch.setattr(sinks, "append_one_by_one", lambda *_: (97, 1))
+    writer()(FakeFrame(100, 2), 7)  # type: ignore[arg-type]
+    failed, done = lines
+    assert (failed["event"], failed["reason"]) == ("batch_failed", "Failed to write statements")
+    assert (done["price"], done["dead_letter"], done["refused"]) == (97, 2, 1)
+    assert written == [("dead_letters", {})]
+
+
+def test_a_batch_that_cannot_be_written_at_all_fails(
+    written: list[tuple[str, dict[str, str]]], lines: LogLines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object, **__: object) -> None:
+        raise OSError("no node answers")
+
+    monkeypatch.setattr(sinks, "append", away)
+    monkeypatch.setattr(sinks, "append_one_by_one", away)
+    with pytest.raises(OSError, match="no node answers"):
+        writer()(FakeFrame(100, 0), 7)  # type: ignore[arg-type]
+    assert [line["event"] for line in lines] == ["batch_failed"]
+    stopping = writer()
+    stopping.stopping = True
+    monkeypatch.setattr(sinks, "append_one_by_one", lambda *_: (100, 0))
+    with pytest.raises(OSError, match="no node answers"):
+        stopping(FakeFrame(100, 0), 8)  # type: ignore[arg-type]
+
+
+def test_a_batch_waits_for_the_tables(written: list[tuple[str, dict[str, str]]], lines: LogLines) -> None:
+    early = Writer(Settings(), JobMetrics(), LOGGER)
+    thread = threading.Thread(target=early, args=(FakeFrame(1, 0), 0), daemon=True)
+    thread.start()
+    thread.join(0.2)
+    assert written == []
+    early.tables_exist.set()
+    thread.join(10)
+    assert len(written) == 1
+
+
+def test_what_is_not_there_yet_is_waited_for_and_named_once(lines: LogLines, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_job, "PAUSE_SECONDS", 0)
+    outcomes = iter([LookupError("there is no topic x\nmore"), LookupError("y"), None])
+
+    def look() -> None:
+        if (error := next(outcomes)) is not None:
+            raise error
+
+    wait_for("the topic", look, LOGGER)
+    assert [(line["event"], line["what"], line["reason"]) for line in lines] == [
+        ("waiting", "the topic", "there is no topic x")
     ]
-    assert rows[0].written_at == TS * 1000
-    assert before - 1 <= rows[0].processing_time.timestamp() <= time.time() + 1
-    assert set(rows[0].asDict()) == {"id", "name", "price_usd", "ts", "processing_time", "written_at"}
-    assert stream_job.to_dead_letters(stream_job.decode(raw)).count() == 0
 
 
-BAD: list[tuple[bytes | None, str]] = [
-    (None, "the message is empty"),
-    (b"", "no JSON object of the expected fields and types"),
-    (b"not json", "no JSON object of the expected fields and types"),
-    (b'{"id": "90", "na', "no JSON object of the expected fields and types"),
-    (b"[]", "no JSON object of the expected fields and types"),
-    (b"\xff\xfe\x00\x01", "no JSON object of the expected fields and types"),
-    (b"null", "no JSON object of the expected fields and types"),
-    (b"3", "no JSON object of the expected fields and types"),
-    (b"{}", "schema_version is missing"),
-    (json.dumps(good(schema_version=2)).encode(), "unknown schema_version 2"),
-    (json.dumps(good(schema_version=2, price_usd={"usd": 1})).encode(), "unknown schema_version 2"),
-    (json.dumps(good(price_usd="1.5")).encode(), "no JSON object of the expected fields and types"),
-    (json.dumps(good(ts="yesterday")).encode(), "no JSON object of the expected fields and types"),
-    (json.dumps(good(ts=1.5)).encode(), "no JSON object of the expected fields and types"),
-    (json.dumps(good(id=None)).encode(), "id is missing"),
-    (json.dumps(good(id="")).encode(), "id is missing"),
-    (json.dumps(good(name=None)).encode(), "name is missing"),
-    (json.dumps(good(name=" ")).encode(), "name is missing"),
-    (json.dumps(good(price_usd=None)).encode(), "price_usd is missing"),
-    (json.dumps(good(price_usd=-0.01)).encode(), "price_usd is negative"),
-    (json.dumps(good(price_usd=float("nan"))).encode(), "price_usd is not finite"),
-    (json.dumps(good(price_usd="NaN")).encode(), "price_usd is not finite"),
-    (json.dumps(good(price_usd=float("inf"))).encode(), "price_usd is not finite"),
-    (json.dumps(good(price_usd="-Infinity")).encode(), "price_usd is not finite"),
-    (
-        b'{"schema_version": 1, "id": "90", "name": "B", "price_usd": 1e999, "ts": 1700000000000}',
-        "price_usd is not finite",
-    ),
-    (json.dumps(good(ts=None)).encode(), "ts is missing"),
-    (json.dumps(good(ts=MIN_TS - 1)).encode(), f"ts is implausible: {MIN_TS - 1}"),
-    (json.dumps(good(ts=-1)).encode(), "ts is implausible: -1"),
-    (json.dumps(good(ts=2**62)).encode(), f"ts is implausible: {2**62}"),
-    (json.dumps(good(ts=TS // 1000)).encode(), f"ts is implausible: {TS // 1000}"),
-]
+# ---- what is asked of Spark
 
 
-def test_what_is_no_price_becomes_a_dead_letter_with_its_reason(spark: SparkSession) -> None:
-    raw = topic(spark, *(value for value, _ in BAD))
-    letters = stream_job.to_dead_letters(stream_job.decode(raw)).collect()
-    assert [(letters[n].value, letters[n].reason) for n in range(len(letters))] == BAD
-    assert [(row.topic, row.partition, row.offset) for row in letters] == [
-        ("crypto.prices", 2, n) for n in range(len(BAD))
-    ]
-    assert all(row.processing_time is not None for row in letters)
-    assert stream_job.to_prices(stream_job.decode(raw)).count() == 0
+class Recorder:
+    """Takes any chain of calls and remembers their arguments."""
+
+    def __init__(self, calls: dict[str, Any]) -> None:
+        self._calls = calls
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("readStream", "writeStream"):
+            return self
+
+        def call(*arguments: Any, **named: Any) -> Recorder:
+            if name == "option":
+                self._calls[arguments[0]] = arguments[1]
+            else:
+                self._calls[name] = arguments or named
+            return self
+
+        return call
 
 
-def test_a_clock_that_runs_a_little_ahead_is_put_up_with(spark: SparkSession) -> None:
-    now = time.time_ns() // 1_000_000
-    near, far = now + CLOCK_TOLERANCE_MS - 60_000, now + CLOCK_TOLERANCE_MS + 60_000
-    decoded = stream_job.decode(topic(spark, *(json.dumps(good(ts=ts)).encode() for ts in (near, far))))
-    assert [row.ts for row in stream_job.to_prices(decoded).collect()] == [near]
-    assert stream_job.to_dead_letters(decoded).collect()[0].reason == f"ts is implausible: {far}"
+def test_the_topic_is_read_from_its_beginning_and_gaps_stop_the_job() -> None:
+    calls: dict[str, Any] = {}
+    settings = Settings(kafka={"bootstrap_servers": ["a:1", "b:2"]}, stream_job={"max_offsets_per_trigger": 5})
+    stream_job.read_topic(SimpleNamespace(readStream=Recorder(calls)), settings)  # type: ignore[arg-type]
+    assert calls["kafka.bootstrap.servers"] == "a:1,b:2"
+    assert calls["subscribe"] == "crypto.prices"
+    assert calls["startingOffsets"] == "earliest"
+    assert calls["failOnDataLoss"] == "true"
+    assert calls["maxOffsetsPerTrigger"] == 5
 
 
-def test_every_message_goes_exactly_one_way(spark: SparkSession) -> None:
-    values = [value for value, _ in BAD] + [json.dumps(good(id=str(n))).encode() for n in range(5)]
-    decoded = stream_job.decode(topic(spark, *values))
-    assert stream_job.to_prices(decoded).count() == 5
-    assert stream_job.to_dead_letters(decoded).count() == len(BAD)
+def test_the_query_keeps_its_checkpoint_and_writes_by_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: dict[str, Any] = {}
+    monkeypatch.setattr(stream_job, "read_topic", lambda *_: None)
+    monkeypatch.setattr(stream_job, "decode", lambda _: Recorder(calls))
+    write = writer()
+    stream_job.start(None, Settings(stream_job={"checkpoint_dir": "/x/", "trigger_ms": 9}), write)  # type: ignore[arg-type]
+    assert calls["checkpointLocation"] == "/x/prices"
+    assert calls["foreachBatch"] == (write,)
+    assert calls["trigger"] == {"processingTime": "9 milliseconds"}
+    assert "start" in calls
+
+
+def test_rows_are_appended_without_tombstones() -> None:
+    calls: dict[str, Any] = {}
+
+    class Frame:
+        write = Recorder(calls)
+
+    sinks.append(Frame(), "prices", Settings().cassandra, writetime="written_at")  # type: ignore[arg-type]
+    assert calls["mode"] == ("append",)
+    assert calls["options"] == {
+        "keyspace": "crypto",
+        "table": "prices",
+        "spark.cassandra.output.ignoreNulls": "true",
+        "writetime": "written_at",
+    }
+    assert "save" in calls

@@ -83,5 +83,5 @@ def test_values_of_the_inventory_are_in_effect(host: Host, stream: Stream, broke
     """Those that inventory/group_vars/all.yml changes."""
     assert broker["log.retention.hours"] == "100"
     assert stream.cql("SELECT rack FROM system.local")[0].rack == "rack7"
-    *_, before, last = [event["ts"] for event in events(host, "crypto-producer", "poll_acknowledged")]
+    *_, before, last = [event["ts"] for event in events(host, "crypto-producer", "page_acknowledged")]
     assert last - before == pytest.approx(5000, abs=1500)

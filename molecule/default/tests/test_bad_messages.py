@@ -17,6 +17,10 @@ BAD = {
     "a time to come": json.dumps(PRICE | {"ts": 4_000_000_000_000}).encode(),
     "binary": bytes(range(256)),
     "empty": None,
+    "an id that Cassandra would refuse": json.dumps(PRICE | {"id": "x" * 70_000}).encode(),
+    "two objects": json.dumps(PRICE).encode() * 2,
+    "an object where text is expected": json.dumps(PRICE | {"name": {"a": 1}}).encode(),
+    "orders to a terminal": json.dumps(PRICE | {"name": "a\x1b[2J"}).encode(),
 }
 
 

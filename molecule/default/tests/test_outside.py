@@ -46,7 +46,6 @@ def test_pages_of_the_stream_job() -> None:
         spark.client.get(f"{spark.master()}{asset}").raise_for_status()
     queries = spark.client.get(f"{application}/StreamingQuery/").raise_for_status().text
     assert "prices" in queries
-    assert "dead_letters" in queries
 
 
 def test_dashboard_answers() -> None:

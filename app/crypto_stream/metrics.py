@@ -1,0 +1,147 @@
+"""What producer, stream job and dashboard tell of themselves: Prometheus metrics on the loopback interface.
+
+`crypto-check` judges the services by them. Times are in epoch seconds, as Prometheus has it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Enum, Gauge, start_http_server
+from prometheus_client.parser import text_string_to_metric_families
+from structlog.stdlib import BoundLogger
+
+from crypto_stream.outbox import Outbox
+
+ADDRESS = "127.0.0.1"
+# What the names of each service's metrics begin with, after `crypto_`.
+PREFIXES = {"producer": "producer", "stream_job": "job", "dashboard": "dashboard"}
+OK, INCOMPLETE, FAILED = "ok", "incomplete", "failed"
+
+
+class Metrics:
+    """What the three have in common: a registry of their own, and the page that shows it."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+
+    def serve(self, port: int, logger: BoundLogger) -> None:
+        """Answer at http://127.0.0.1:port/metrics. Without that page all else goes on, but `crypto-check` complains."""
+        try:
+            start_http_server(port, addr=ADDRESS, registry=self.registry)
+        except OSError as error:
+            logger.error("metrics_unavailable", port=port, reason=str(error))
+
+    def _gauge(self, name: str, text: str, function: Callable[[], float] | None = None) -> Gauge:
+        gauge = Gauge(name, text, registry=self.registry)
+        if function is not None:
+            gauge.set_function(function)
+        return gauge
+
+
+class ProducerMetrics(Metrics):
+    """Polls, messages, and what waits for Kafka."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        super().__init__()
+        self._gauge("crypto_producer_start_timestamp_seconds", "When the process began").set_to_current_time()
+        self._polls = Counter("crypto_producer_polls", "Polls by outcome", ["outcome"], registry=self.registry)
+        self._messages = Counter("crypto_producer_messages", "Messages by outcome", ["outcome"], registry=self.registry)
+        self._last = Enum(
+            "crypto_producer_last_poll", "Its outcome", states=[OK, INCOMPLETE, FAILED], registry=self.registry
+        )
+        self._last_time = self._gauge("crypto_producer_last_poll_timestamp_seconds", "When the last poll ended")
+        self._last_coins = self._gauge("crypto_producer_last_poll_coins", "Coins that the last poll brought")
+        self._last_duration = self._gauge("crypto_producer_last_poll_duration_seconds", "How long the last poll took")
+        self._success_time = self._gauge(
+            "crypto_producer_last_success_timestamp_seconds", "When a poll last brought any prices"
+        )
+        self._acknowledged_time = self._gauge(
+            "crypto_producer_last_acknowledged_timestamp_seconds", "When Kafka last acknowledged a message"
+        )
+        self._gauge("crypto_producer_outbox_records", "Messages that Kafka has not acknowledged", lambda: len(outbox))
+        self._gauge("crypto_producer_outbox_age_seconds", "Age of the oldest of them", lambda: _age(outbox.oldest_ts()))
+
+    def polled(self, began: float, *, pages_failed: int, tickers: int, rejected: int) -> None:
+        """A poll has ended, in which case ever; `began` in epoch seconds."""
+        now = time.time()
+        outcome = FAILED if not tickers and not rejected else INCOMPLETE if pages_failed else OK
+        self._polls.labels(outcome).inc()
+        self._last.state(outcome)
+        self._last_time.set(now)
+        self._last_coins.set(tickers)
+        self._last_duration.set(now - began)
+        if tickers:
+            self._success_time.set(now)
+
+    def delivered(self, acknowledged: int, failed: int) -> None:
+        """A round of delivery has ended."""
+        self._messages.labels("acknowledged").inc(acknowledged)
+        self._messages.labels("failed").inc(failed)
+        if acknowledged:
+            self._acknowledged_time.set(time.time())
+
+    def dropped(self, messages: int) -> None:
+        """The outbox was full."""
+        self._messages.labels("dropped").inc(messages)
+
+
+class JobMetrics(Metrics):
+    """Batches, and how far behind the topic they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._gauge("crypto_job_start_timestamp_seconds", "When the process began").set_to_current_time()
+        self._batches = Counter("crypto_job_batches", "Batches that were written", registry=self.registry)
+        self._rows = Counter("crypto_job_rows", "Messages by what became of them", ["outcome"], registry=self.registry)
+        self._last_time = self._gauge("crypto_job_last_batch_timestamp_seconds", "When the last batch was written")
+        self._last_duration = self._gauge("crypto_job_last_batch_duration_seconds", "How long it took")
+        self._lag = self._gauge("crypto_job_lag_records", "Messages of the topic that no batch has written yet")
+        self._lag_seconds = self._gauge("crypto_job_lag_seconds", "Age of the newest written one, while others wait")
+
+    def written(self, seconds: float, rows: Mapping[str, int]) -> None:
+        """A batch has ended; `rows` by outcome: price, dead_letter, refused."""
+        self._batches.inc()
+        self._last_time.set(time.time())
+        self._last_duration.set(seconds)
+        for outcome, count in rows.items():
+            self._rows.labels(outcome).inc(count)
+
+    def behind(self, records: int, seconds: float) -> None:
+        """How far the tables are behind the topic."""
+        self._lag.set(records)
+        self._lag_seconds.set(seconds)
+
+
+class DashboardMetrics(Metrics):
+    """What the page can show."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._reads = Counter("crypto_dashboard_reads", "Looks at Cassandra", ["outcome"], registry=self.registry)
+        self._last_time = self._gauge("crypto_dashboard_last_read_timestamp_seconds", "When the board was last read")
+        self._coins = self._gauge("crypto_dashboard_coins", "Coins on the board")
+
+    def read(self, coins: int) -> None:
+        """The board was read."""
+        self._reads.labels(OK).inc()
+        self._last_time.set(time.time())
+        self._coins.set(coins)
+
+    def failed(self) -> None:
+        """Cassandra did not answer."""
+        self._reads.labels(FAILED).inc()
+
+
+def read(text: str) -> dict[str, float]:
+    """A page of metrics as values by name; a labelled one's name is `name{outcome}`, with the labels' values."""
+    return {
+        sample.name + ("{" + ",".join(sample.labels.values()) + "}" if sample.labels else ""): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def _age(ts: int | None) -> float:
+    return 0 if ts is None else max(0.0, time.time() - ts / 1000)
