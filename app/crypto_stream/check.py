@@ -39,6 +39,7 @@ AHEAD_SECONDS = 5.0
 DISK_LIMIT_PERCENT = 80
 REAL_FILE_SYSTEMS = {"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "overlay", "fuse-overlayfs"}
 UNITS = {"producer": "crypto-producer", "stream_job": "crypto-stream-job", "dashboard": "crypto-dashboard"}
+PRODUCER = "crypto_producer"
 PRODUCER_JOURNAL = "journalctl -u crypto-producer -n 50"
 JOB_JOURNAL = "journalctl -u crypto-stream-job -n 50"
 
@@ -101,41 +102,29 @@ class Report:
 
 
 def judge_api(producer: Service, asked: Facts | None, now: float, limit_seconds: float) -> Hop:
-    """The source of prices: by the producer's polls, or, where none has ended, by a request of our own."""
-    values = producer.values
-    if (
-        "crypto_producer_last_poll_timestamp_seconds" not in values
-        or not values["crypto_producer_last_poll_timestamp_seconds"]
-    ):
+    """The source of prices: by the producer's polls, or, where nothing is known of any, by a request of our own."""
+    cause = "the market's API does not answer as it should"
+    if not has_polled(producer):
         facts = asked or Facts("not asked")
-        if facts.error:
-            return Hop(
-                "api",
-                False,
-                facts.error,
-                cause="the market's API does not answer as it should",
-                look="systemctl status crypto-simulator (sandbox), or is the host's way out open?",
-            )
-        return Hop("api", True, facts.found)
-    age = now - values["crypto_producer_last_poll_timestamp_seconds"]
-    coins = values["crypto_producer_last_poll_coins"]
-    found = f"the last poll brought {coins:,.0f} coins"
-    if values.get("crypto_producer_last_poll{ok}"):
+        look = "systemctl status crypto-simulator (sandbox), or is the host's way out open?"
+        return Hop("api", False, facts.error, cause=cause, look=look) if facts.error else Hop("api", True, facts.found)
+    values = producer.values
+    polled, page = values[f"{PRODUCER}_last_poll_timestamp_seconds"], values[f"{PRODUCER}_last_page_timestamp_seconds"]
+    if not polled:
+        return Hop("api", True, "pages of the first poll arrive", now - page)
+    age, found = now - polled, f"the last poll brought {values[f'{PRODUCER}_last_poll_coins']:,.0f} coins"
+    if values[f"{PRODUCER}_last_poll{{ok}}"]:
         return Hop("api", True, found, age)
-    success = values["crypto_producer_last_success_timestamp_seconds"]
-    if now - success <= limit_seconds:
+    if now - page <= limit_seconds:
         return Hop("api", True, found, age, warning=f"the last poll of the API was not whole: {PRODUCER_JOURNAL}")
-    since = (
-        "none since the producer started" if not success else f"the last one that did ended {_span(now - success)} ago"
-    )
-    return Hop(
-        "api",
-        False,
-        f"polls bring nothing, {since}",
-        age,
-        cause="the market's API does not answer as it should",
-        look=PRODUCER_JOURNAL,
-    )
+    since = f"since {_span(now - page)} ago" if page else "since the producer started"
+    return Hop("api", False, f"polls have brought no prices {since}", age, cause, PRODUCER_JOURNAL)
+
+
+def has_polled(producer: Service) -> bool:
+    """Whether the producer can tell anything of the API."""
+    names = (f"{PRODUCER}_last_poll_timestamp_seconds", f"{PRODUCER}_last_page_timestamp_seconds")
+    return any(producer.values.get(name) for name in names)
 
 
 def judge_unit(name: str, service: Service) -> Hop | None:
@@ -169,20 +158,21 @@ def judge_producer(service: Service, now: float, limit_seconds: float) -> Hop:
     if (hop := judge_unit("producer", service)) is not None:
         return hop
     values = service.values
-    waiting, waiting_seconds = values["crypto_producer_outbox_records"], values["crypto_producer_outbox_age_seconds"]
-    polled = values["crypto_producer_last_poll_timestamp_seconds"] or values["crypto_producer_start_timestamp_seconds"]
-    needed = limit_seconds + 2 * values["crypto_producer_last_poll_duration_seconds"]
-    if now - polled > needed:
-        found = f"no poll has ended for {_span(now - polled)}"
+    waiting, waiting_seconds = values[f"{PRODUCER}_outbox_records"], values[f"{PRODUCER}_outbox_age_seconds"]
+    # A poll of all coins takes minutes; its pages show that it gets on.
+    moments = ("start", "last_poll", "last_page")
+    active = max(values[f"{PRODUCER}_{moment}_timestamp_seconds"] for moment in moments)
+    if now - active > limit_seconds:
+        found = f"neither a page nor the end of a poll for {_span(now - active)}"
         return Hop("producer", False, found, cause="the producer does not poll", look=PRODUCER_JOURNAL)
     if waiting and waiting_seconds > limit_seconds:
         found = f"{waiting:,.0f} messages have waited for Kafka, up to {_span(waiting_seconds)}"
         return Hop(
             "producer", False, found, cause="Kafka does not take them", look="systemctl status kafka crypto-schema"
         )
-    dropped = values.get("crypto_producer_messages_total{dropped}", 0)
+    dropped = values.get(f"{PRODUCER}_messages_total{{dropped}}", 0)
     warning = f"the producer had to drop {dropped:,.0f} messages: {PRODUCER_JOURNAL}" if dropped else None
-    return Hop("producer", True, f"{waiting:,.0f} messages wait for Kafka", now - polled, warning=warning)
+    return Hop("producer", True, f"{waiting:,.0f} messages wait for Kafka", now - active, warning=warning)
 
 
 def judge_topic(facts: Facts, now_ts: int, limit_seconds: float) -> Hop:
@@ -524,9 +514,8 @@ def look(settings: Settings, api: Api) -> Report:
         looks | {"topic": lambda: look_at_topic(settings), "page": lambda: look_at_page(settings)}
     )
     service = {name: services.get(name, Service("active", error=facts[name].error)) for name in ports}
-    polls = service["producer"].values.get("crypto_producer_last_poll_timestamp_seconds", 0)
     late: dict[str, Callable[[], Facts]] = {"table": lambda: look_at_table(settings, facts["topic"].coins)}
-    if not polls:
+    if not has_polled(service["producer"]):
         late["api"] = api.look
     facts |= _at_the_same_time(late)
     now = time.time()

@@ -54,9 +54,7 @@ class ProducerMetrics(Metrics):
         self._last_time = self._gauge("crypto_producer_last_poll_timestamp_seconds", "When the last poll ended")
         self._last_coins = self._gauge("crypto_producer_last_poll_coins", "Coins that the last poll brought")
         self._last_duration = self._gauge("crypto_producer_last_poll_duration_seconds", "How long the last poll took")
-        self._success_time = self._gauge(
-            "crypto_producer_last_success_timestamp_seconds", "When a poll last brought any prices"
-        )
+        self._page_time = self._gauge("crypto_producer_last_page_timestamp_seconds", "When a page last brought prices")
         self._acknowledged_time = self._gauge(
             "crypto_producer_last_acknowledged_timestamp_seconds", "When Kafka last acknowledged a message"
         )
@@ -72,8 +70,10 @@ class ProducerMetrics(Metrics):
         self._last_time.set(now)
         self._last_coins.set(tickers)
         self._last_duration.set(now - began)
-        if tickers:
-            self._success_time.set(now)
+
+    def page_came(self) -> None:
+        """A page of a poll brought prices, and they are kept."""
+        self._page_time.set(time.time())
 
     def delivered(self, acknowledged: int, failed: int) -> None:
         """A round of delivery has ended."""

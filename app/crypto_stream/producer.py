@@ -310,6 +310,8 @@ class Service:
         for item in page.rejected[:REJECTED_SHOWN_PER_PAGE]:
             self._log.warning("ticker_rejected", ts=page.ts, reason=item.reason, payload=ascii(item.payload)[:300])
         dropped = self._outbox.put(to_records(page, *self._topics), page.ts)
+        if page.tickers:
+            self.metrics.page_came()
         if dropped:
             self.metrics.dropped(dropped)
             self._log.error(
