@@ -77,10 +77,10 @@ def properties(host: Host, unit: str, *names: str) -> dict[str, str]:
     return dict(line.split("=", 1) for line in output.splitlines())
 
 
-# Processes that are not the main one of a unit, by what finds them.
+# Processes that are not the main one of a unit, by what finds them and not the shell that looks for them.
 CHILDREN = {
-    "executor": "CoarseGrainedExecutorBackend",
-    "crypto-stream-job (Python)": "crypto_stream/stream_job.py$",
+    "executor": "[C]oarseGrainedExecutorBackend",
+    "crypto-stream-job (Python)": r"[c]rypto_stream[^ ]*/stream_job\.py$",
 }
 
 

@@ -409,21 +409,22 @@ def _facts_of(newest: list[Any], now_ts: int) -> Facts:
 
 
 def look_at_table(settings: Settings, coins: Sequence[str]) -> Facts:
-    """The newest row of the coins that the topic ends with; where none is known, of some that are there."""
+    """The newest row of the coins that the topic ends with (where none is known, of all), and prices of the future."""
     from crypto_stream.store import Store, quiet_driver
 
     quiet_driver()
     store = Store(settings.cassandra.model_copy(update={"request_timeout_seconds": CONNECT_SECONDS}))
     now_ts = time.time_ns() // 1_000_000
     try:
-        board = store.board(now_ts, coins or None, limit=200)
+        every = store.board(now_ts)
+        rows = store.board(now_ts, coins).rows if coins else every.rows
     finally:
         store.close()
     table = f"{settings.cassandra.keyspace}.prices"
-    ahead = max((row.ts - now_ts for row in board.ahead), default=0) / 1000
-    if not board.rows:
+    ahead = max((row.ts - now_ts for row in every.ahead), default=0) / 1000
+    if not rows:
         return Facts(f"{table} is empty", ahead_seconds=ahead)
-    newest = max(board.rows, key=lambda row: row.ts)
+    newest = max(rows, key=lambda row: row.ts)
     found = f"{newest.name} at {newest.price_usd:,.6g} USD in {table}"
     return Facts(found, newest_ts=newest.ts, ahead_seconds=ahead)
 

@@ -19,6 +19,7 @@ from crypto_stream.messages import PriceMessage, encode
 from crypto_stream.metrics import DashboardMetrics, JobMetrics, ProducerMetrics, read
 from crypto_stream.outbox import Outbox
 from crypto_stream.simulator import Server
+from crypto_stream.store import Board, LatestPrice, Store
 from prometheus_client import generate_latest
 
 NOW = 1_700_000_000_000
@@ -470,3 +471,19 @@ def test_a_unit_that_cannot_start_is_not_passed_over(
 ) -> None:
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=output))
     assert check.unit_state("crypto-producer") == state
+
+
+def test_the_table_is_judged_by_the_topics_coins_and_clocks_by_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time_ns() // 1_000_000
+    gone = LatestPrice("7", "Gone", 1.0, now - 864_000_000)
+    fresh = LatestPrice("90", "Bitcoin", 1.0, now - 5000)
+    ahead = LatestPrice("80", "Ethereum", 1.0, now + 9 * 3_600_000)
+
+    def board(_: object, __: int, coins: object = None, limit: int = 1000) -> Board:
+        return Board([fresh], []) if coins == ("90",) else Board([gone], [ahead])
+
+    monkeypatch.setattr(Store, "board", board)
+    facts = check.look_at_table(Settings(), ("90",))
+    assert facts.newest_ts == fresh.ts
+    assert facts.ahead_seconds == pytest.approx(9 * 3600, abs=60)
+    assert check.look_at_table(Settings(), ()).newest_ts == gone.ts

@@ -89,11 +89,25 @@ def test_an_acknowledgement_of_something_dropped_is_no_error_and_numbers_are_not
     assert outbox.put([record(None, "b", ts=TS + 5000)], TS + 5000) == 1
     outbox.remove([number])
     assert waiting(outbox) == ["b"]
+    ((last, _),) = outbox.waiting(TOPIC, set(), 1)
+    outbox.remove([last])
+    outbox.put([record(None, "c", ts=TS + 5000)], TS + 5000)
+    ((fresh, _),) = outbox.waiting(TOPIC, set(), 1)
+    assert fresh > last
 
 
-def test_all_of_a_page_or_nothing(outbox: Outbox) -> None:
+def raise_late() -> None:
+    raise OSError("late")
+
+
+def test_all_of_a_page_or_nothing(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(sqlite3.IntegrityError):
         outbox.put([record(None, "a"), record(None, "b", ts=None)], TS)  # type: ignore[arg-type]
+    assert (len(outbox), waiting(outbox)) == (0, [])
+    with monkeypatch.context() as patch:
+        patch.setattr(outbox, "oldest_ts", raise_late)
+        with pytest.raises(OSError, match="late"):
+            outbox.put([record(None, "a")], TS)
     assert (len(outbox), waiting(outbox)) == (0, [])
     outbox.put([record(None, "b")], TS)
     assert waiting(outbox) == ["b"]
