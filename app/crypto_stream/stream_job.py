@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import tenacity
+from py4j.protocol import Py4JJavaError
 from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - what everybody calls it
 
@@ -88,7 +89,11 @@ class Writer:
                 raise
             # Perhaps for a single row. One by one the others get through, or it fails again, for the true reason.
             self._log.warning("batch_failed", batch=batch, reason=_first_line(error))
-            rows = self._write_carefully(decoded)
+            try:
+                rows = self._write_carefully(decoded)
+            except Exception as again:
+                self._log.error("batch_not_written", batch=batch, reason=_first_line(again))
+                raise
         seconds = time.monotonic() - began
         self._metrics.written(seconds, rows)
         self._log.info("batch_written", batch=batch, duration_ms=round(seconds * 1000), **rows)
@@ -252,7 +257,9 @@ def watch(
 
 
 def _first_line(error: BaseException | None) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """What went wrong, in one line; of an error that Java raised, Java's own words."""
+    text = str(error.java_exception.toString()) if isinstance(error, Py4JJavaError) else str(error)
+    return (text.strip() or type(error).__name__).splitlines()[0][:500]
 
 
 class Stop(BaseException):

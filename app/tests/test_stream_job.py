@@ -245,10 +245,13 @@ def test_a_batch_that_cannot_be_written_at_all_fails(
     monkeypatch.setattr(sinks, "append_one_by_one", away)
     with pytest.raises(OSError, match="no node answers"):
         writer()(FakeFrame(100, 0), 7)  # type: ignore[arg-type]
-    assert [line["event"] for line in lines] == ["batch_failed"]
+    assert [(line["event"], line["reason"]) for line in lines] == [
+        ("batch_failed", "no node answers"),
+        ("batch_not_written", "no node answers"),
+    ]
     stopping = writer()
     stopping.stopping = True
-    monkeypatch.setattr(sinks, "append_one_by_one", lambda *_: (100, 0))
+    monkeypatch.setattr(sinks, "append_one_by_one", lambda *_: pytest.fail("there is no time for that"))
     with pytest.raises(OSError, match="no node answers"):
         stopping(FakeFrame(100, 0), 8)  # type: ignore[arg-type]
 
