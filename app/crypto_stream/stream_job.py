@@ -47,6 +47,8 @@ POLLING_DELAY = "200ms"
 
 # Offsets by partition.
 Offsets = dict[int, int]
+# How many messages of a batch became what.
+Rows = dict[str, int]
 
 
 def read_topic(spark: SparkSession, settings: Settings) -> DataFrame:
@@ -72,33 +74,37 @@ class Writer:
         self._cassandra = settings.cassandra
         self._metrics = metrics
         self._log = logger
-        self.stopping = False
+        self.stopping = threading.Event()
         # Batches wait for it: the query is planned while the tables are still being made.
         self.tables_exist = threading.Event()
         # When Kafka took the newest message that is written, in epoch milliseconds.
         self.newest_ts: int | None = None
 
     def __call__(self, decoded: DataFrame, batch: int) -> None:
-        """One batch of `decode`. Raises when it could not be written, which ends the query."""
+        """One batch of `decode`, again and again until it is written; whether that takes too long, `watch` decides."""
         self.tables_exist.wait()
         began = time.monotonic()
-        try:
-            rows = self._write(decoded)
-        except Exception as error:
-            if self.stopping:
-                raise
-            # Perhaps for a single row. One by one the others get through, or it fails again, for the true reason.
-            self._log.warning("batch_failed", batch=batch, reason=_first_line(error))
-            try:
-                rows = self._write_carefully(decoded)
-            except Exception as again:
-                self._log.error("batch_not_written", batch=batch, reason=_first_line(again))
-                raise
+        # Perhaps it fails for a single row: one by one the others get through, or it fails again, for the true reason.
+        while not (
+            rows := self._attempt("batch_failed", self._write, decoded, batch)
+            or self._attempt("batch_not_written", self._write_carefully, decoded, batch)
+        ):
+            self.stopping.wait(PAUSE_SECONDS)
         seconds = time.monotonic() - began
         self._metrics.written(seconds, rows)
         self._log.info("batch_written", batch=batch, duration_ms=round(seconds * 1000), **rows)
 
-    def _write(self, decoded: DataFrame) -> dict[str, int]:
+    def _attempt(self, event: str, write: Callable[[DataFrame], Rows], decoded: DataFrame, batch: int) -> Rows | None:
+        """None, and a line in the log, when not all could be written. Raises only when asked to stop."""
+        try:
+            return write(decoded)
+        except Exception as error:
+            if self.stopping.is_set():
+                raise
+            self._log.warning(event, batch=batch, reason=_first_line(error))
+            return None
+
+    def _write(self, decoded: DataFrame) -> Rows:
         seen = Observation()
         counted = decoded.observe(
             seen,
@@ -113,7 +119,7 @@ class Writer:
         self.newest_ts = found["newest"]
         return {"price": found["all"] - found["bad"], "dead_letter": found["bad"], "refused": 0}
 
-    def _write_carefully(self, decoded: DataFrame) -> dict[str, int]:
+    def _write_carefully(self, decoded: DataFrame) -> Rows:
         written, refused = sinks.append_one_by_one(decoded, self._cassandra)
         self._set_aside(decoded)
         bad = decoded.where(F.col("reason").isNotNull()).count()
@@ -298,7 +304,7 @@ def main() -> None:
     except Stop:
         notify("STOPPING=1")
         logger.info("stopping")
-        writer.stopping = True
+        writer.stopping.set()
         if spark is not None:
             with contextlib.suppress(Exception):  # the JVM has got the same signal, and ends by itself
                 for active in spark.streams.active:

@@ -235,23 +235,43 @@ def test_a_batch_that_fails_is_written_one_by_one(
     assert written == [("dead_letters", {})]
 
 
-def test_a_batch_that_cannot_be_written_at_all_fails(
+def test_a_batch_that_cannot_be_written_at_all_is_tried_again_until_it_can(
+    written: list[tuple[str, dict[str, str]]], lines: LogLines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream_job, "PAUSE_SECONDS", 0)
+    outcomes = iter([OSError("no node answers"), OSError("still none"), None])
+
+    def away(_: object, table: str, *__: object, **___: object) -> None:
+        if (error := next(outcomes)) is not None:
+            raise error
+        written.append((table, {}))
+
+    def no_node(*_: object) -> tuple[int, int]:
+        raise OSError("not one")
+
+    monkeypatch.setattr(sinks, "append", away)
+    monkeypatch.setattr(sinks, "append_one_by_one", no_node)
+    writer()(FakeFrame(100, 0), 7)  # type: ignore[arg-type]
+    assert [(line["event"], line.get("reason")) for line in lines] == [
+        ("batch_failed", "no node answers"),
+        ("batch_not_written", "not one"),
+        ("batch_failed", "still none"),
+        ("batch_not_written", "not one"),
+        ("batch_written", None),
+    ]
+    assert written == [("prices", {})]
+
+
+def test_a_stop_ends_the_tries(
     written: list[tuple[str, dict[str, str]]], lines: LogLines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def away(*_: object, **__: object) -> None:
         raise OSError("no node answers")
 
     monkeypatch.setattr(sinks, "append", away)
-    monkeypatch.setattr(sinks, "append_one_by_one", away)
-    with pytest.raises(OSError, match="no node answers"):
-        writer()(FakeFrame(100, 0), 7)  # type: ignore[arg-type]
-    assert [(line["event"], line["reason"]) for line in lines] == [
-        ("batch_failed", "no node answers"),
-        ("batch_not_written", "no node answers"),
-    ]
-    stopping = writer()
-    stopping.stopping = True
     monkeypatch.setattr(sinks, "append_one_by_one", lambda *_: pytest.fail("there is no time for that"))
+    stopping = writer()
+    stopping.stopping.set()
     with pytest.raises(OSError, match="no node answers"):
         stopping(FakeFrame(100, 0), 8)  # type: ignore[arg-type]
 
