@@ -409,7 +409,9 @@ def _facts_of(newest: list[Any], now_ts: int) -> Facts:
 
 
 def look_at_table(settings: Settings, coins: Sequence[str]) -> Facts:
-    """The newest row of the coins that the topic ends with (where none is known, of all), and prices of the future."""
+    """The newest row, and prices of the future. No query gives the newest one of all coins at once, so it is looked for
+    among many and among those that the topic ends with: of all coins, their next rows are due first.
+    """
     from crypto_stream.store import Store, quiet_driver
 
     quiet_driver()
@@ -417,7 +419,7 @@ def look_at_table(settings: Settings, coins: Sequence[str]) -> Facts:
     now_ts = time.time_ns() // 1_000_000
     try:
         every = store.board(now_ts)
-        rows = store.board(now_ts, coins).rows if coins else every.rows
+        rows = every.rows + store.board(now_ts, coins).rows
     finally:
         store.close()
     table = f"{settings.cassandra.keyspace}.prices"

@@ -473,17 +473,23 @@ def test_a_unit_that_cannot_start_is_not_passed_over(
     assert check.unit_state("crypto-producer") == state
 
 
-def test_the_table_is_judged_by_the_topics_coins_and_clocks_by_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_newest_row_may_be_of_any_coin_and_so_may_a_wrong_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.time_ns() // 1_000_000
     gone = LatestPrice("7", "Gone", 1.0, now - 864_000_000)
-    fresh = LatestPrice("90", "Bitcoin", 1.0, now - 5000)
+    due = LatestPrice("90", "Bitcoin", 1.0, now - 150_000)
+    fresh = LatestPrice("91", "Other", 1.0, now - 5000)
     ahead = LatestPrice("80", "Ethereum", 1.0, now + 9 * 3_600_000)
+    many = [gone]
 
     def board(_: object, __: int, coins: object = None, limit: int = 1000) -> Board:
-        return Board([fresh], []) if coins == ("90",) else Board([gone], [ahead])
+        return Board(many, [ahead]) if coins is None else Board([due] if coins == ("90",) else [], [])
 
     monkeypatch.setattr(Store, "board", board)
+    # Of many coins, none may be among those that are polled now.
     facts = check.look_at_table(Settings(), ("90",))
-    assert facts.newest_ts == fresh.ts
+    assert facts.newest_ts == due.ts
     assert facts.ahead_seconds == pytest.approx(9 * 3600, abs=60)
     assert check.look_at_table(Settings(), ()).newest_ts == gone.ts
+    # The row of what has just come into the topic may not be there yet.
+    many.append(fresh)
+    assert check.look_at_table(Settings(), ("90",)).newest_ts == fresh.ts
