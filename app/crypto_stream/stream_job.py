@@ -25,7 +25,7 @@ from py4j.protocol import Py4JJavaError
 from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - what everybody calls it
 
-from crypto_stream import config, log, sinks
+from crypto_stream import config, log, sinks, store
 from crypto_stream.config import Settings
 from crypto_stream.metrics import JobMetrics
 from crypto_stream.prices import decode, to_dead_letters, to_prices
@@ -281,6 +281,7 @@ def main() -> None:
     """Run until SIGTERM (status 0), or until the query dies or stands still (status 1)."""
     settings = config.load_or_exit("kafka", "cassandra", "stream_job")
     logger = log.configure("stream_job")
+    store.quiet_driver()
     signal.signal(signal.SIGTERM, _raise_stop)
     signal.signal(signal.SIGINT, _raise_stop)
     metrics = JobMetrics()

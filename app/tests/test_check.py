@@ -493,3 +493,25 @@ def test_the_newest_row_may_be_of_any_coin_and_so_may_a_wrong_clock(monkeypatch:
     # The row of what has just come into the topic may not be there yet.
     many.append(fresh)
     assert check.look_at_table(Settings(), ("90",)).newest_ts == fresh.ts
+
+
+def test_the_last_message_of_each_partition_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Consumer:
+        def __init__(self) -> None:
+            self.positions: dict[str, int] = {}
+
+        def assign(self, partitions: list[str]) -> None:
+            self.positions = dict.fromkeys(partitions, 0)
+
+        def seek(self, partition: str, offset: int) -> None:
+            self.positions[partition] = offset
+
+        def poll(self, timeout_ms: int) -> dict[str, list[str]]:
+            return {partition: [f"{partition}/{offset}"] for partition, offset in self.positions.items()}
+
+    assert check._last_messages(Consumer(), ["a", "b"], {"a": 5, "b": 9}) == ["a/4", "b/8"]
+
+
+def test_a_disk_is_as_full_as_df_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(total=100, used=45, free=45))
+    assert {disk.used_percent for disk in check.disks()} <= {50}

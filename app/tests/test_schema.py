@@ -143,3 +143,46 @@ def test_it_gives_up_with_the_last_error_when_time_is_over() -> None:
 
     with structlog.testing.capture_logs(), pytest.raises(ConnectionError):
         until_it_works("kafka", action, 0, structlog.stdlib.get_logger())
+
+
+def test_topics_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    admin = FakeAdmin()
+    waited: list[list[str]] = []
+    monkeypatch.setattr(admin, "wait_for_topics", waited.append)
+    ensure_topics(admin, KAFKA)
+    assert waited == [["crypto.prices", "crypto.rejected"]]
+
+
+@pytest.mark.parametrize("broken", ["", "kafka", "cassandra"])
+def test_both_are_prepared_and_let_go_whatever_happens(monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
+    import kafka.admin
+    from crypto_stream import store
+
+    closed: list[str] = []
+    admin, session = FakeAdmin(), FakeSession()
+    admin.close = lambda: closed.append("kafka")  # type: ignore[attr-defined]
+    session.cluster.shutdown = lambda: closed.append("cassandra")
+
+    def fail(*_: object) -> None:
+        raise ConnectionError("refused")
+
+    if broken == "kafka":
+        monkeypatch.setattr(admin, "list_topics", fail)
+    if broken == "cassandra":
+        monkeypatch.setattr(session, "execute", fail)
+    monkeypatch.setattr(kafka.admin, "KafkaAdminClient", lambda **_: admin)
+    monkeypatch.setattr(store, "open_session", lambda _: session)
+    monkeypatch.setattr(schema, "PAUSE_SECONDS", 0)
+    monkeypatch.setenv("CRYPTO_STREAM_SCHEMA_SETUP__WAIT_SECONDS", "1")
+    monkeypatch.setattr(schema.log, "configure", lambda _: structlog.stdlib.get_logger())  # type: ignore[attr-defined]
+    if broken:
+        with pytest.raises(SystemExit) as caught:
+            schema.main()
+        assert caught.value.code == 1
+    else:
+        schema.main()
+        assert set(admin.topics) == {"crypto.prices", "crypto.rejected"}
+        assert len([line for line in session.statements if line.startswith("CREATE")]) == 3
+        # Read back: a table can be used only when the node that answers knows it.
+        assert len([line for line in session.statements if line.startswith("SELECT")]) == 2
+    assert set(closed) == ({"kafka"} if broken == "kafka" else {"kafka", "cassandra"})
