@@ -122,9 +122,10 @@ def show_ahead(ahead: list[LatestPrice], now: float) -> None:
     if ahead:
         most = max(ahead, key=lambda row: row.ts)
         lead = format_age(most.ts / 1000 - now).removesuffix(" ago")
+        whose = "1 coin has a price that is" if len(ahead) == 1 else f"{len(ahead):,} coins have prices that are"
         st.warning(
-            f"A wrong clock: {len(ahead)} coins have prices that are ahead of this host's time ({plain(most.name)} by"
-            f" {lead}). The newest ones before now are shown."
+            f"A wrong clock: {whose} ahead of this host's time ({plain(most.name)} by {lead})."
+            " The newest ones before now are shown."
         )
 
 

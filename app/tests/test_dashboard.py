@@ -120,7 +120,7 @@ def test_a_price_of_the_future_is_called_a_wrong_clock_and_is_no_news(fake: Fake
     fake.found = Board(fake.found.rows, [ahead])
     app = run(reader)
     assert [metric.value for metric in app.metric] == ["3", "10 min ago", "stale"]
-    assert "A wrong clock: 1 coins" in app.warning[0].value
+    assert "A wrong clock: 1 coin has a price that is ahead" in app.warning[0].value
     assert r"Bit\*coin\*" in app.warning[0].value
     assert "9 h" in app.warning[0].value
 
