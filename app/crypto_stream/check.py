@@ -39,6 +39,8 @@ AHEAD_SECONDS = 5.0
 DISK_LIMIT_PERCENT = 80
 REAL_FILE_SYSTEMS = {"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "overlay", "fuse-overlayfs"}
 UNITS = {"producer": "crypto-producer", "stream_job": "crypto-stream-job", "dashboard": "crypto-dashboard"}
+# The servers that a service waits for when they are away.
+NEEDS = {"producer": ("topic",), "stream_job": ("topic", "table")}
 PRODUCER = "crypto_producer"
 PRODUCER_JOURNAL = "journalctl -u crypto-producer -n 50"
 JOB_JOURNAL = "journalctl -u crypto-stream-job -n 50"
@@ -69,7 +71,10 @@ class Service:
 
 @dataclass(frozen=True)
 class Hop:
-    """What is thought of one hop. `age_seconds` is of the newest data there, `look` a command to go on with."""
+    """What is thought of one hop. `age_seconds` is of the newest data there, `look` a command to go on with.
+
+    `unreachable` is a server that does not answer: who needs it can do nothing but wait.
+    """
 
     name: str
     ok: bool
@@ -78,6 +83,7 @@ class Hop:
     cause: str | None = None
     look: str | None = None
     warning: str | None = None
+    unreachable: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,7 +123,7 @@ def judge_api(producer: Service, asked: Facts | None, now: float, limit_seconds:
         return Hop("api", True, found, age)
     if now - page <= limit_seconds:
         return Hop("api", True, found, age, warning=f"the last poll of the API was not whole: {PRODUCER_JOURNAL}")
-    since = f"since {_span(now - page)} ago" if page else "since the producer started"
+    since = f"for {_span(now - page)}" if page else "since the producer started"
     return Hop("api", False, f"polls have brought no prices {since}", age, cause, PRODUCER_JOURNAL)
 
 
@@ -184,6 +190,7 @@ def judge_topic(facts: Facts, now_ts: int, limit_seconds: float) -> Hop:
             facts.error,
             cause="Kafka does not answer, or the topic is missing",
             look="systemctl status kafka crypto-schema",
+            unreachable=True,
         )
     age, warning = age_seconds(facts.newest_ts, now_ts), _ahead(facts, "the producer's clock")
     if age is None:
@@ -222,6 +229,7 @@ def judge_table(facts: Facts, topic: Facts, now_ts: int, limit_seconds: float) -
             facts.error,
             cause="Cassandra does not answer, or the table is missing",
             look="systemctl status cassandra crypto-schema",
+            unreachable=True,
         )
     age, warning = age_seconds(facts.newest_ts, now_ts), _ahead(facts, "the clock of whoever wrote the table")
     if age is not None and age <= limit_seconds:
@@ -287,9 +295,10 @@ def disk_warnings(disks: Sequence[Disk]) -> list[str]:
 def report(hops: list[Hop], disks: Sequence[Disk]) -> Report:
     """All together. A full disk is a warning: data still flows."""
     broken = [hop.name for hop in hops if not hop.ok]
-    # A stream job that does not come up while Cassandra is away waits for it.
-    unreachable = [hop.name for hop in hops if hop.name == "table" and not hop.ok and hop.age_seconds is None]
-    first = "table" if unreachable and broken[0] == "stream_job" else broken[0] if broken else None
+    first = broken[0] if broken else None
+    needed = [hop.name for hop in hops if hop.unreachable and hop.name in NEEDS.get(first or "", ())]
+    if needed:
+        first = needed[0]
     warnings = [hop.warning for hop in hops if hop.warning]
     return Report(not broken, hops, first, warnings + disk_warnings(disks))
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -295,13 +296,22 @@ def test_the_first_broken_hop_is_named_with_cause_and_command() -> None:
     assert "First broken hop: topic" in text
 
 
-def test_a_job_that_waits_for_cassandra_is_not_to_blame() -> None:
-    jobless = [
-        Hop(hop.name, hop.ok, "x", None, hop.cause, hop.look) for hop in hops("stream_job", "table", "dashboard")
-    ]
-    assert check.report(jobless, []).first_broken == "table"
-    behind = hops("stream_job", "table")
-    assert check.report(behind, []).first_broken == "stream_job"
+@pytest.mark.parametrize(
+    ("broken", "away", "first"),
+    [
+        (("stream_job", "table", "dashboard"), "table", "table"),
+        (("stream_job", "table"), None, "stream_job"),
+        (("producer", "topic", "table"), "topic", "topic"),
+        (("producer", "topic", "table"), None, "producer"),
+        (("producer", "table"), "table", "producer"),
+        (("api", "topic"), "topic", "api"),
+    ],
+)
+def test_who_waits_for_a_server_that_is_away_is_not_to_blame(
+    broken: tuple[str, ...], away: str | None, first: str
+) -> None:
+    seen = [dataclasses.replace(hop, unreachable=hop.name == away) for hop in hops(*broken)]
+    assert check.report(seen, []).first_broken == first
 
 
 def test_text_from_outside_gives_no_orders_to_the_terminal() -> None:
@@ -420,6 +430,7 @@ def test_status_and_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         "cause": None,
         "look": None,
         "warning": None,
+        "unreachable": False,
     }
 
 
