@@ -84,12 +84,12 @@ class Writer:
         """One batch of `decode`, again and again until it is written; whether that takes too long, `watch` decides."""
         self.tables_exist.wait()
         began = time.monotonic()
-        # Perhaps it fails for a single row: one by one the others get through, or it fails again, for the true reason.
-        while not (
-            rows := self._attempt("batch_failed", self._write, decoded, batch)
-            or self._attempt("batch_not_written", self._write_carefully, decoded, batch)
-        ):
-            self.stopping.wait(PAUSE_SECONDS)
+        rows = self._attempt("batch_failed", self._write, decoded, batch)
+        # Perhaps it failed for a single row: one by one the others get through. Or Cassandra is away: the connector,
+        # asked again meanwhile, would wait for minutes, and the way one by one is there as soon as Cassandra is.
+        while rows is None:
+            rows = self._attempt("batch_not_written", self._write_carefully, decoded, batch)
+            self.stopping.wait(0 if rows else PAUSE_SECONDS)
         seconds = time.monotonic() - began
         self._metrics.written(seconds, rows)
         self._log.info("batch_written", batch=batch, duration_ms=round(seconds * 1000), **rows)
@@ -121,8 +121,9 @@ class Writer:
 
     def _write_carefully(self, decoded: DataFrame) -> Rows:
         written, refused = sinks.append_one_by_one(decoded, self._cassandra)
-        self._set_aside(decoded)
         bad = decoded.where(F.col("reason").isNotNull()).count()
+        if bad:
+            self._set_aside(decoded)
         return {"price": written, "dead_letter": bad, "refused": refused}
 
     def _set_aside(self, decoded: DataFrame) -> None:
