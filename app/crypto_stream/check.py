@@ -26,6 +26,7 @@ from typing import Any
 from crypto_stream import config, metrics
 from crypto_stream.config import Settings
 from crypto_stream.messages import MessageError, parse, printable
+from crypto_stream.store import AHEAD_SECONDS
 
 STATUS_OK, STATUS_BROKEN, STATUS_USAGE = 0, 1, 2
 # One look at one hop. Together with starting Python this keeps the whole command below ten seconds.
@@ -34,8 +35,6 @@ CONNECT_SECONDS = 3.0
 PAUSE_SECONDS = 2.0
 # With no producer on this host to tell of the API, it is asked itself, no more often than this.
 API_SECONDS = 30.0
-# What is further ahead of this host's clock than this was stamped by a clock that is wrong.
-AHEAD_SECONDS = 5.0
 DISK_LIMIT_PERCENT = 80
 REAL_FILE_SYSTEMS = {"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "overlay", "fuse-overlayfs"}
 UNITS = {"producer": "crypto-producer", "stream_job": "crypto-stream-job", "dashboard": "crypto-dashboard"}
