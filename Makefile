@@ -1,7 +1,7 @@
 # Everything this needs is set up by itself, on Debian and Ubuntu; scripts/lib.sh says what and where.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help up down status test lint bench mirror lock docs
+.PHONY: help up down status test verify lint bench mirror lock docs
 
 # Ports of the sandbox on 127.0.0.1.
 DASHBOARD_PORT ?= 8501
@@ -13,13 +13,15 @@ SSH_PORT ?= 2222
 MARKET ?= simulator
 # One scenario for `make test` (default: all of molecule/).
 SCENARIO ?=
+# Anything: leave that scenario's host for `make verify`.
+KEEP ?=
 # Downloads, tools and the image's packages.
 CRYPTO_STREAM_CACHE ?= $(HOME)/.cache/crypto-stream
-export DASHBOARD_PORT SPARK_UI_PORT KAFKA_PORT CQL_PORT SSH_PORT MARKET SCENARIO CRYPTO_STREAM_CACHE
+export DASHBOARD_PORT SPARK_UI_PORT KAFKA_PORT CQL_PORT SSH_PORT MARKET SCENARIO KEEP CRYPTO_STREAM_CACHE
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{ printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@echo '  variables: MARKET=coinlore SCENARIO=default DASHBOARD_PORT SPARK_UI_PORT KAFKA_PORT CQL_PORT SSH_PORT CRYPTO_STREAM_CACHE'
+	@echo '  variables: MARKET=coinlore SCENARIO=default KEEP=1 DASHBOARD_PORT SPARK_UI_PORT KAFKA_PORT CQL_PORT SSH_PORT CRYPTO_STREAM_CACHE'
 
 up: ## Bring the whole stack up in the sandbox and print where to look
 	@scripts/up.sh
@@ -32,6 +34,9 @@ status: ## Show whether data is flowing, and every unit
 
 test: ## Run lint, the unit tests and the molecule scenarios
 	@scripts/test.sh
+
+verify: ## Run the tests of SCENARIO once more on the host that KEEP=1 left
+	@MOLECULE_COMMAND_BORDERS=false scripts/run.sh dev molecule verify --scenario-name $(or $(SCENARIO),default)
 
 lint: ## Run every linter
 	@scripts/lint.sh

@@ -38,9 +38,14 @@ step unit pytest app/tests
 step inventories pytest inventories/tests
 mirror_complete || step mirror fill_mirror
 scenarios=(molecule/*/molecule.yml)
+destroy=always
+if [ -n "${KEEP:-}" ]; then
+  [ -n "${SCENARIO:-}" ] || die "KEEP leaves the host of one scenario: make test SCENARIO=default KEEP=1"
+  destroy=never
+fi
 for scenario in "${scenarios[@]}"; do
   name=$(basename "$(dirname "$scenario")")
-  [ -n "${SCENARIO:-}" ] && [ "$SCENARIO" != "$name" ] || step "scenario $name" molecule test --scenario-name "$name"
+  [ -n "${SCENARIO:-}" ] && [ "$SCENARIO" != "$name" ] || step "scenario $name" molecule test --destroy "$destroy" --scenario-name "$name"
 done
 
 say "make test"

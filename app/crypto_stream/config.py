@@ -6,6 +6,9 @@ variable `CRYPTO_STREAM_<SECTION>__<KEY>` wins over the files. Every key has a d
 sections that differ there. A process names the sections that it uses, and a wrong value in another one is none of its
 business. A wrong setting of its own is never ignored: `load` raises `SettingsError` with one line for each, and
 `load_or_exit` prints those lines and stops the process with status 78 (EX_CONFIG), which systemd shows as CONFIG.
+
+`python -m crypto_stream.config FILE` checks one file and ends with the same status, before it takes the place of an
+older one; `-` is standard input. A comment behind a value, the name of what set it, is part of the message.
 """
 
 from __future__ import annotations
@@ -242,13 +245,34 @@ def load(*sections: str, config_dir: Path | None = None) -> Settings:
     directory = Path(named or DEFAULT_CONFIG_DIR)
     if (named or directory.exists()) and not (directory.is_dir() and os.access(directory, os.R_OK | os.X_OK)):
         raise SettingsError([f"{directory}: no directory that this user may read; it must hold the settings"])
-    content, files, problems = _read_files(directory)
+    try:
+        texts = {str(path): path.read_text(encoding="utf-8") for path in sorted(directory.glob("*.toml"))}
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError([f"{directory}: {error}"]) from None
+    return _settings(texts, sections)
+
+
+def check(path: str) -> list[str]:
+    """What is wrong with one file of settings, or with standard input for `-`; one line for each problem."""
+    try:
+        text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
+        _settings({"settings" if path == "-" else path: text}, ())
+    except SettingsError as error:
+        return error.problems
+    except (OSError, UnicodeDecodeError) as error:
+        return [f"{path}: {error}"]
+    return []
+
+
+def _settings(texts: Mapping[str, str], sections: tuple[str, ...]) -> Settings:
+    """The settings in these files, by path."""
+    content, files, problems = _parse(texts)
     problems += _unknown_environment(os.environ)
     ignored = Settings.model_fields.keys() - set(sections) if sections else set()
     try:
         settings = Settings(**{name: section for name, section in content.items() if name not in ignored})
     except ValidationError as error:
-        problems += [_explain(cast("dict[str, Any]", detail), files) for detail in error.errors()]
+        problems += [_explain(cast("dict[str, Any]", detail), files, texts) for detail in error.errors()]
     except Exception as error:  # pydantic-settings has errors of its own for values that are no JSON
         problems.append(f"environment: {error}")
     if problems:
@@ -267,15 +291,15 @@ def load_or_exit(*sections: str) -> Settings:
         raise SystemExit(EX_CONFIG) from None
 
 
-def _read_files(directory: Path) -> tuple[dict[str, Any], dict[str, str], list[str]]:
+def _parse(texts: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str], list[str]]:
     """Returns the merged sections, the file each came from, and what is wrong with the files themselves."""
     sections: dict[str, Any] = {}
     files: dict[str, str] = {}
     problems: list[str] = []
-    for path in sorted(directory.glob("*.toml")):
+    for path, text in texts.items():
         try:
-            content = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            content = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
             problems.append(f"{path}: {error}")
             continue
         for name, section in content.items():
@@ -285,7 +309,7 @@ def _read_files(directory: Path) -> tuple[dict[str, Any], dict[str, str], list[s
                 problems.append(f"{path}: {name} stands outside of a section; allowed sections: {_section_names()}")
             else:
                 sections[name] = section
-                files[name] = str(path)
+                files[name] = path
     return sections, files, problems
 
 
@@ -304,7 +328,14 @@ def _section_names() -> str:
     return ", ".join(sorted(Settings.model_fields))
 
 
-def _explain(detail: dict[str, Any], files: dict[str, str]) -> str:
+def _set_by(text: str, section: str, key: str) -> str:
+    """The comment behind a key's value, where it has one."""
+    table = re.search(rf"^\[{re.escape(section)}\]\n((?:(?!\[).*\n?)*)", text, flags=re.MULTILINE)
+    comment = re.search(rf"^{re.escape(key)} *=.*[^#]  # (\w+)$", table[1] if table else "", flags=re.MULTILINE)
+    return f" ({comment[1]})" if comment else ""
+
+
+def _explain(detail: dict[str, Any], files: dict[str, str], texts: Mapping[str, str]) -> str:
     """One line for one of pydantic's errors: where it stands, what it got, what is allowed."""
     section, *rest = [str(part) for part in detail["loc"]]
     key = ".".join(rest)
@@ -313,7 +344,7 @@ def _explain(detail: dict[str, Any], files: dict[str, str]) -> str:
         place = f"environment {variable}"
     else:
         place = files.get(section, "settings")
-    where = f"{place}: [{section}] {key}".rstrip()
+    where = f"{place}: [{section}] {key}".rstrip() + (_set_by(texts.get(place, ""), section, rest[0]) if rest else "")
     if detail["type"] == "extra_forbidden":
         if not rest:
             return f"{place}: [{section}] is no section; allowed: {_section_names()}"
@@ -321,3 +352,16 @@ def _explain(detail: dict[str, Any], files: dict[str, str]) -> str:
         return f"{where}: no such key; allowed: {', '.join(sorted(model.model_fields))}"
     allowed = str(detail["msg"]).replace("Input should be", "must be").replace("Value error, ", "must be ")
     return f"{where}: got {detail['input']!r}, {allowed}"
+
+
+def main() -> None:
+    """Check the file that the command line names."""
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m crypto_stream.config FILE|-")
+    if problems := check(sys.argv[1]):
+        print("\n".join(problems), file=sys.stderr)
+        raise SystemExit(EX_CONFIG)
+
+
+if __name__ == "__main__":
+    main()

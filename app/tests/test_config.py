@@ -185,3 +185,46 @@ def test_a_process_stops_with_the_status_for_wrong_settings(tmp_path: Path) -> N
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
     assert "[producer] coins: got 0" in done.stderr
+
+
+def checked(tmp_path: Path, text: str) -> list[str]:
+    path = tmp_path / "one.toml"
+    path.write_text(text)
+    return [problem.removeprefix(f"{path}: ") for problem in config.check(str(path))]
+
+
+def test_a_file_is_checked_alone(tmp_path: Path) -> None:
+    assert checked(tmp_path, "[producer]\ncoins = 7\n") == []
+    (problem,) = checked(tmp_path, "[producer]\ncoins = 0\n")
+    assert problem == "[producer] coins: got 0, must be greater than or equal to 1"
+    assert config.check(str(tmp_path / "none.toml")) == [
+        f"{tmp_path}/none.toml: [Errno 2] No such file or directory: '{tmp_path}/none.toml'"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("[producer]\ncoins = 0  # producer_coins\n", "[producer] coins (producer_coins): got 0"),
+        (
+            "[market]\n[producer]\n# one\ninterval_seconds = 1\ncoins = 0  # x_y\n[kafka]\n",
+            "[producer] coins (x_y): got 0",
+        ),
+        # The comment of another key, or of another section.
+        ("[producer]\ninterval_seconds = 1  # x\ncoins = 0\n", "[producer] coins: got 0"),
+        ("[simulator]\ncoins = 1  # x\n[producer]\ncoins = 0\n", "[producer] coins: got 0"),
+        ('[market]\napi_url = "a # b"\n', "[market] api_url: got 'a # b'"),
+    ],
+)
+def test_what_set_a_value_is_named(tmp_path: Path, text: str, named: str) -> None:
+    (problem,) = checked(tmp_path, text)
+    assert problem.startswith(named)
+
+
+@pytest.mark.parametrize(("text", "status"), [("[producer]\ncoins = 7\n", 0), ("[producer]\ncoins = 0\n", 78)])
+def test_the_command_checks_standard_input(text: str, status: int) -> None:
+    command = [sys.executable, "-m", "crypto_stream.config", "-"]
+    environment = {"PYTHONPATH": str(Path(config.__file__).parents[1])}
+    run = subprocess.run(command, input=text, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == status
+    assert ("settings: [producer] coins: got 0" in run.stderr) is bool(status)

@@ -1,0 +1,301 @@
+"""Every file of every role, rendered for each inventory: the same everywhere but for what is written down here."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from difflib import unified_diff
+from pathlib import Path
+from typing import TypeAlias
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+Files: TypeAlias = dict[str, str]
+SETTINGS = ("DASHBOARD_PORT", "SPARK_UI_PORT", "KAFKA_PORT", "CQL_PORT", "SSH_PORT", "MARKET")
+
+
+def groups_of_ec2() -> list[str]:
+    """The groups of an instance without a tag that says others."""
+    (key,) = yaml.safe_load((ROOT / "inventories/ec2/aws_ec2.yml").read_text())["keyed_groups"]
+    return re.findall(r"[a-z_]+", re.findall(r"default\('([^']*)'", key["key"])[0])
+
+
+def sources(name: str, folder: Path) -> list[Path]:
+    """What Ansible reads for an inventory; what Vagrant and AWS would say of the host is written down in `folder`."""
+    folder.mkdir()
+    if name == "sandbox":
+        return [ROOT / "inventories/sandbox"]
+    if name == "vagrant":
+        (folder / "vagrant_ansible_inventory").write_text("crypto-vm ansible_host=127.0.0.1 ansible_port=2200\n")
+        return [folder, ROOT / "inventories/vagrant"]
+    if name == "ec2":
+        (folder / "group_vars").symlink_to(ROOT / "inventories/ec2/group_vars")
+        instance = {"hosts": {"crypto-stream-1": {"ansible_host": "198.51.100.20", "common_address": "10.0.0.5"}}}
+        members: dict[str, object] = dict.fromkeys([*groups_of_ec2(), "aws_ec2"], instance)
+        (folder / "hosts.json").write_text(json.dumps({"all": {"children": members}}))
+        return [folder]
+    return [ROOT / f"inventories/sample/{name}.yml"]
+
+
+def render(name: str, folder: Path, *arguments: str) -> dict[str, Files]:
+    """The files of each host of an inventory, by path."""
+    templates = sorted(str(path) for path in ROOT.glob("roles/*/templates/**/*.j2"))
+    variables = {"render_to": str(folder / f"{name}.json"), "render_files": templates}
+    environment = {key: value for key, value in os.environ.items() if key not in SETTINGS}
+    run = subprocess.run(
+        [
+            *("ansible-playbook", str(ROOT / "inventories/tests/render.yml"), "--tags=render"),
+            *(f"--inventory={source}" for source in sources(name, folder / name)),
+            *(f"--extra-vars=@{file}" for file in sorted(ROOT.glob("playbooks/group_vars/all/*.yml"))),
+            f"--extra-vars={json.dumps(variables)}",
+            *arguments,
+        ],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    rendered: dict[str, Files] = json.loads((folder / f"{name}.json").read_text())
+    return rendered
+
+
+@pytest.fixture(scope="session")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Files]]:
+    """All inventories, two at a time."""
+    folder = tmp_path_factory.mktemp("render")
+    names = ["one", "three", "sandbox", "vagrant", "ec2"]
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(names, pool.map(lambda name: render(name, folder), names), strict=True))
+
+
+def differences(one: Files, other: Files) -> dict[str, list[str]]:
+    """What the second host's files have that the first one's have not, and the other way round, by path."""
+    found = {}
+    for path in sorted(one.keys() | other.keys()):
+        if one.get(path) != other.get(path):
+            lines = unified_diff(one.get(path, "").splitlines(), other.get(path, "").splitlines(), n=0, lineterm="")
+            found[path] = [line for line in lines if not re.match(r"---|\+\+\+|@@", line)]
+    return found
+
+
+# Every public variable that a file shows, another value, and the line that it makes there.
+ALTERNATIVE: dict[str, tuple[object, str, str]] = {
+    "app_coinlore_url": (
+        "https://example.org/api",
+        "/etc/crypto-stream/market.toml",
+        'api_url = "https://example.org/api"',
+    ),
+    "app_topic_partitions": (6, "/etc/crypto-stream/kafka.toml", "partitions = 6"),
+    "app_topic_retention_hours": (7, "/etc/crypto-stream/kafka.toml", "retention_hours = 7"),
+    "app_topic_retention_bytes": (7777777, "/etc/crypto-stream/kafka.toml", "retention_bytes = 7777777"),
+    "cassandra_cluster_name": ("another", "/etc/cassandra/cassandra.yaml", 'cluster_name: "another"'),
+    "cassandra_datacenter": ("dc7", "/etc/cassandra/cassandra-rackdc.properties", "dc=dc7"),
+    "cassandra_rack": ("rack7", "/etc/cassandra/cassandra-rackdc.properties", "rack=rack7"),
+    "cassandra_heap_size": ("600m", "/etc/cassandra/cassandra.env", "MAX_HEAP_SIZE=600m"),
+    "cassandra_memory_max": ("1300M", "/etc/systemd/system/cassandra.service", "MemoryMax=1300M"),
+    "cassandra_rpc_address": ("0.0.0.0", "/etc/cassandra/cassandra.yaml", 'rpc_address: "0.0.0.0"'),
+    "cassandra_broadcast_rpc_address": (
+        "10.7.7.7",
+        "/etc/cassandra/cassandra.yaml",
+        'broadcast_rpc_address: "10.7.7.7"',
+    ),
+    "common_journal_max_size": ("77M", "/etc/systemd/journald.conf.d/crypto-stream.conf", "SystemMaxUse=77M"),
+    "dashboard_address": ("127.0.0.1", "/etc/systemd/system/crypto-dashboard.service", "--server.address 127.0.0.1 "),
+    "dashboard_port": (8777, "/etc/systemd/system/crypto-dashboard.service", "--server.port 8777 "),
+    "dashboard_metrics_port": (9777, "/etc/crypto-stream/dashboard.toml", "metrics_port = 9777"),
+    "dashboard_refresh_seconds": (7, "/etc/crypto-stream/dashboard.toml", "refresh_seconds = 7"),
+    "dashboard_stale_after_seconds": (777, "/etc/crypto-stream/dashboard.toml", "stale_after_seconds = 777"),
+    "java_home": ("/opt/java7", "/etc/systemd/system/kafka.service", "ExecStart=/opt/java7/bin/java "),
+    "java_apt_repository": (
+        {"uris": ["https://example.org"], "suites": ["x"], "components": ["main"], "signed_by": "/k"},
+        "/etc/apt/sources.list.d/crypto-stream-java.sources",
+        "URIs: https://example.org",
+    ),
+    "kafka_heap_size": ("300m", "/etc/kafka/kafka.env", "-Xmx300m"),
+    "kafka_memory_max": ("700M", "/etc/systemd/system/kafka.service", "MemoryMax=700M"),
+    "kafka_listen_address": ("0.0.0.0", "/etc/kafka/server.properties", "EXTERNAL://0.0.0.0:9777"),
+    "kafka_port": (9777, "/etc/kafka/server.properties", "EXTERNAL://0.0.0.0:9777"),
+    "kafka_advertised_host": ("k.example.org", "/etc/kafka/server.properties", "EXTERNAL://k.example.org:19777"),
+    "kafka_advertised_port": (19777, "/etc/kafka/server.properties", "EXTERNAL://k.example.org:19777"),
+    "kafka_cluster_id": ("B" * 22, "/usr/local/libexec/crypto-stream/kafka-format", f"wanted='{'B' * 22}'"),
+    "kafka_retention_hours": (77, "/etc/kafka/server.properties", "log.retention.hours=77"),
+    "kafka_retention_bytes": (7777777, "/etc/kafka/server.properties", "log.retention.bytes=7777777"),
+    "producer_coins": (77, "/etc/crypto-stream/producer.toml", "coins = 77"),
+    "producer_interval_seconds": (77, "/etc/crypto-stream/producer.toml", "interval_seconds = 77"),
+    "producer_outbox_hours": (77, "/etc/crypto-stream/producer.toml", "outbox_hours = 77"),
+    "producer_outbox_bytes": (7777777, "/etc/crypto-stream/producer.toml", "outbox_bytes = 7777777"),
+    "producer_metrics_port": (9771, "/etc/crypto-stream/producer.toml", "metrics_port = 9771"),
+    "spark_daemon_memory": ("177m", "/etc/spark/spark.env", "SPARK_DAEMON_MEMORY=177m"),
+    "spark_ui_address": ("0.0.0.0", "/etc/spark/spark.env", "PYSPARK_PYTHON=/opt/crypto-stream/venv/bin/python\n$"),
+    "spark_worker_cores": (7, "/etc/systemd/system/spark-worker.service", "--cores 7 "),
+    "spark_worker_memory": ("777m", "/etc/systemd/system/spark-worker.service", "--memory 777m "),
+    "spark_worker_memory_max": ("1777M", "/etc/systemd/system/spark-worker.service", "MemoryMax=1777M"),
+    "spark_master_ui_port": (8771, "/etc/systemd/system/spark-master.service", "--webui-port 8771\n"),
+    "spark_worker_ui_port": (8772, "/etc/systemd/system/spark-worker.service", "--webui-port 8772 "),
+    "spark_worker_cleanup_hours": (
+        7,
+        "/etc/spark/spark-defaults.conf",
+        "spark.worker.cleanup.appDataTtl           25200",
+    ),
+    "stream_job_driver_memory": ("577m", "/etc/systemd/system/crypto-stream-job.service", "SPARK_DRIVER_MEMORY=577m"),
+    "stream_job_executor_memory": (
+        "477m",
+        "/etc/systemd/system/crypto-stream-job.service",
+        "spark.executor.memory=477m ",
+    ),
+    "stream_job_memory_max": ("1777M", "/etc/systemd/system/crypto-stream-job.service", "MemoryMax=1777M"),
+    "stream_job_cores": (7, "/etc/systemd/system/crypto-stream-job.service", "spark.cores.max=7 "),
+    "stream_job_shuffle_partitions": (
+        7,
+        "/etc/systemd/system/crypto-stream-job.service",
+        "spark.sql.shuffle.partitions=7 ",
+    ),
+    "stream_job_checkpoint_dir": (
+        "/var/lib/crypto-stream/seven",
+        "/etc/crypto-stream/stream_job.toml",
+        'checkpoint_dir = "/var/lib/crypto-stream/seven"',
+    ),
+    "stream_job_stall_seconds": (77, "/etc/crypto-stream/stream_job.toml", "stall_seconds = 77"),
+    "stream_job_metrics_port": (9772, "/etc/crypto-stream/stream_job.toml", "metrics_port = 9772"),
+    "stream_job_max_offsets_per_trigger": (77, "/etc/crypto-stream/stream_job.toml", "max_offsets_per_trigger = 77"),
+}
+# Those that make no line of a file: what is installed, who a node is, and what another inventory's test shows.
+ELSEWHERE = {
+    *("artifact_mirror", "artifact_archive_url", "java_package", "app_market"),
+    *("kafka_node_id", "cassandra_seeds", "common_address"),
+    *("simulator_coins", "simulator_seed", "simulator_refresh_seconds"),
+}
+
+
+def test_every_public_variable_has_its_effect(rendered: dict[str, dict[str, Files]], tmp_path: Path) -> None:
+    public = set()
+    for role in ROOT.glob("roles/*/meta/argument_specs.yml"):
+        if role.parent.parent.name not in ("sandbox", "mirror", "ec2"):
+            specs = yaml.safe_load(role.read_text())["argument_specs"]
+            public |= set((specs.get("preflight") or {}).get("options") or {})
+    assert public == ALTERNATIVE.keys() | ELSEWHERE
+    (reference,) = rendered["one"].values()
+    values = tmp_path / "values.json"
+    values.write_text(json.dumps({name: value for name, (value, _, _) in ALTERNATIVE.items()}))
+    (files,) = render("one", tmp_path, f"--extra-vars=@{values}").values()
+    missing = [name for name, (_, path, line) in ALTERNATIVE.items() if not shown(files[path], line)]
+    assert missing == []
+    already = [name for name, (_, path, line) in ALTERNATIVE.items() if shown(reference.get(path, ""), line)]
+    assert already == []
+
+
+def shown(text: str, line: str) -> bool:
+    """Whether a text has this line, or ends with it where there is a $ behind it."""
+    return text.endswith(line[:-1]) if line.endswith("\n$") else line in text
+
+
+OPEN_PORTS = {
+    "/etc/cassandra/cassandra.yaml": ['-rpc_address: "127.0.0.1"', '+rpc_address: "0.0.0.0"'],
+    "/etc/kafka/server.properties": [
+        "-listeners=INTERNAL://127.0.0.1:9094,EXTERNAL://127.0.0.1:9092,CONTROLLER://127.0.0.1:9093",
+        "+listeners=INTERNAL://127.0.0.1:9094,EXTERNAL://0.0.0.0:9092,CONTROLLER://127.0.0.1:9093",
+    ],
+    "/etc/spark/spark.env": [
+        "-# Pages only: whatever else listens is told where by itself.",
+        "-SPARK_LOCAL_IP=127.0.0.1",
+    ],
+}
+# All that an inventory may make of one host that the sample of one host of one's own does not.
+DECLARED: dict[str, dict[str, list[str]]] = {
+    "ec2": {},
+    "vagrant": OPEN_PORTS,
+    "sandbox": OPEN_PORTS
+    | {
+        "/etc/crypto-stream/market.toml": [
+            '-api_url = "https://api.coinlore.net/api"  # app_coinlore_url',
+            '+api_url = "http://127.0.0.1:8090/api"  # app_coinlore_url',
+        ],
+        "/etc/systemd/journald.conf.d/crypto-stream.conf": ["-SystemMaxUse=500M", "+SystemMaxUse=64M"],
+    },
+}
+# Files that only hosts of a simulator have.
+MORE = {"sandbox": {"/etc/crypto-stream/simulator.toml", "/etc/systemd/system/crypto-simulator.service"}}
+
+
+@pytest.mark.parametrize("name", ["sandbox", "vagrant", "ec2"])
+def test_one_host_is_the_same_everywhere(rendered: dict[str, dict[str, Files]], name: str) -> None:
+    (reference,) = rendered["one"].values()
+    (files,) = rendered[name].values()
+    assert len(reference) > 30
+    more = MORE.get(name, set())
+    assert more <= files.keys()
+    common = {path: text for path, text in files.items() if path not in more}
+    assert differences(reference, common) == DECLARED[name]
+
+
+def setting(text: str, name: str) -> str:
+    """The value of a line NAME=VALUE or NAME: VALUE."""
+    match = re.search(rf"^\s*(?:- )?{re.escape(name)}\s*[=:]\s*(.*?)\s*(?:  # .*)?$", text, flags=re.MULTILINE)
+    assert match, f"no {name} in\n{text}"
+    return match[1].strip('"')
+
+
+ADDRESSES = {"market1": "10.0.0.11", "market2": "10.0.0.12", "market3": "10.0.0.13"}
+
+
+def test_three_hosts_are_one_kafka(rendered: dict[str, dict[str, Files]]) -> None:
+    properties = {host: files["/etc/kafka/server.properties"] for host, files in rendered["three"].items()}
+    assert {host: setting(text, "node.id") for host, text in properties.items()} == {
+        "market1": "1",
+        "market2": "2",
+        "market3": "3",
+    }
+    for host, text in properties.items():
+        assert setting(text, "controller.quorum.voters") == "1@10.0.0.11:9093,2@10.0.0.12:9093,3@10.0.0.13:9093"
+        address = ADDRESSES[host]
+        assert setting(text, "advertised.listeners") == f"INTERNAL://{address}:9094,EXTERNAL://{address}:9092"
+        assert setting(text, "default.replication.factor") == setting(text, "offsets.topic.replication.factor") == "3"
+        assert setting(text, "min.insync.replicas") == "2"
+    scripts = {files["/usr/local/libexec/crypto-stream/kafka-format"] for files in rendered["three"].values()}
+    assert len(scripts) == 1
+    assert "wanted='x0Xr2kqfQ8mV3JY0bVw1aA'" in scripts.pop()
+
+
+def test_three_hosts_are_one_cassandra(rendered: dict[str, dict[str, Files]]) -> None:
+    for host, files in rendered["three"].items():
+        text = files["/etc/cassandra/cassandra.yaml"]
+        assert setting(text, "seeds") == "10.0.0.11"
+        for name in ("listen_address", "rpc_address", "broadcast_rpc_address"):
+            assert setting(text, name) == ADDRESSES[host]
+        assert setting(text, "allocate_tokens_for_local_replication_factor") == "3"
+    application = rendered["three"]["market1"]["/etc/crypto-stream/cassandra.toml"]
+    assert json.loads(setting(application, "contact_points")) == list(ADDRESSES.values())
+    assert "'NetworkTopologyStrategy', 'replication_factor': 3" in application
+
+
+def test_three_hosts_are_one_spark(rendered: dict[str, dict[str, Files]]) -> None:
+    units = {
+        host: {Path(path).name for path in files if path.endswith(".service")}
+        for host, files in rendered["three"].items()
+    }
+    assert [host for host, names in units.items() if "spark-master.service" in names] == ["market1"]
+    assert [host for host, names in units.items() if "crypto-stream-job.service" in names] == ["market1"]
+    assert all("spark-worker.service" in names for names in units.values())
+    for files in rendered["three"].values():
+        assert "spark://10.0.0.11:7077" in files["/etc/systemd/system/spark-worker.service"]
+        # Pages ask nobody who they are.
+        assert setting(files["/etc/spark/spark.env"], "SPARK_LOCAL_IP") == "127.0.0.1"
+
+
+def test_nothing_of_a_cluster_is_told_to_come_to_localhost(rendered: dict[str, dict[str, Files]]) -> None:
+    for files in rendered["three"].values():
+        for path in (
+            "/etc/crypto-stream/kafka.toml",
+            "/etc/crypto-stream/cassandra.toml",
+            "/etc/spark/spark-defaults.conf",
+        ):
+            assert "127.0.0.1" not in files.get(path, "")
+            assert "localhost" not in files.get(path, "")
