@@ -57,11 +57,17 @@ WRONG: dict[str, tuple[dict[str, Any], list[str]]] = {
         ],
     ),
     "everybody": (
-        {"ec2_region": "europe", "ec2_allowed_from": "0.0.0.0/0", "ec2_public_key_file": str(ROOT / "README.md")},
+        {
+            "ec2_region": "europe",
+            "ec2_allowed_from": "0.0.0.0/0",
+            "ec2_public_key_file": str(ROOT / "README.md"),
+            "ec2_groups": ["kafak"],
+        },
         [
             "ec2_region is 'europe'",
             "ec2_allowed_from is '0.0.0.0/0'",
             "README.md', which holds no public ed25519 or RSA key",
+            "ec2_groups has kafak; it takes of kafka_controller, kafka",
         ],
     ),
     "misspelt": (
@@ -73,11 +79,8 @@ WRONG: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["ec2_count is 0; it takes a number from 1 to 100"],
     ),
     "no such choice": (
-        {"ec2_state": "abesnt", "ec2_groups": ["kafak"]},
-        [
-            "ec2_state must be one of: present, absent, got: abesnt",
-            "ec2_groups has kafak; it takes of kafka_controller, kafka",
-        ],
+        {"ec2_state": "abesnt"},
+        ["ec2_state must be one of: present, absent, got: abesnt"],
     ),
     "wrong region": ({"ec2_region": "eu-central-9"}, ["ec2_region is 'eu-central-9', where no EC2 answers"]),
     "missing credentials": (
