@@ -113,10 +113,13 @@ def podman(*arguments: str) -> str:
     return run.stdout.strip()
 
 
-def playbook(path: Path | str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a playbook of the project on the inventories that molecule uses; both outputs are in stdout."""
+def playbook(path: Path | str, *arguments: str, instead: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a playbook of the project on the inventories that molecule uses; both outputs are in stdout.
+
+    `instead` is an inventory in place of the sandbox's.
+    """
     scenario = os.environ.get("MOLECULE_SCENARIO_DIRECTORY")
-    inventories = [ROOT / "inventories/sandbox", *([Path(scenario) / "inventory"] if scenario else [])]
+    inventories = [instead or ROOT / "inventories/sandbox", *([Path(scenario) / "inventory"] if scenario else [])]
     return subprocess.run(
         ["ansible-playbook", *(f"--inventory={inventory}" for inventory in inventories), *arguments, str(path)],
         cwd=ROOT,

@@ -95,7 +95,7 @@ tools() {
 
 # What the mirror is made of, as one checksum.
 mirror_inputs() {
-  find locks/app.txt locks/cqlsh.txt roles/mirror roles/artifact/vars playbooks/mirror.yml -type f ! -name '*.pyc' -print0 |
+  find locks/app.txt locks/cqlsh.txt roles/mirror roles/artifact/vars playbooks/mirror.yml playbooks/group_vars/all/releases.yml -type f ! -name '*.pyc' -print0 |
     sort -z | xargs -0 sha256sum | sha256sum
 }
 

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from crypto_stream import config, metrics
 from crypto_stream.config import Settings
@@ -468,10 +468,13 @@ def look_at_service(name: str, port: int) -> Service:
 
 
 def unit_state(unit: str) -> str | None:
-    """ActiveState of a unit, or why it has none (masked, bad-setting); None where it, or systemd, does not exist."""
+    """ActiveState of a unit, or why it has none (masked, bad-setting).
+
+    None where it, or systemd, does not exist, and where it is neither started nor meant to be: it belongs elsewhere.
+    """
     try:
         output = subprocess.run(
-            ["systemctl", "show", "--property=LoadState,ActiveState", unit],
+            ["systemctl", "show", "--property=LoadState,ActiveState,UnitFileState", unit],
             capture_output=True,
             text=True,
             timeout=CONNECT_SECONDS,
@@ -482,6 +485,8 @@ def unit_state(unit: str) -> str | None:
     properties = dict(line.split("=", 1) for line in output.splitlines() if "=" in line)
     loaded = properties.get("LoadState")
     if loaded in (None, "not-found"):
+        return None
+    if (properties.get("ActiveState"), properties.get("UnitFileState")) == ("inactive", "disabled"):
         return None
     return properties.get("ActiveState") if loaded == "loaded" else loaded
 
@@ -606,8 +611,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return STATUS_OK if result.ok else STATUS_BROKEN
 
 
-if __name__ == "__main__":
+def run() -> NoReturn:
+    """The command crypto-check."""
     code = main()
     sys.stdout.flush()
     # Threads that still wait for an answer would hold up an ordinary exit.
     os._exit(code)
+
+
+if __name__ == "__main__":
+    run()

@@ -202,7 +202,7 @@ class Simulator(Section):
     port: Port = 8090
     coins: int = Field(14_000, ge=1, le=100_000)
     seed: int = 1
-    refresh_seconds: float = Field(60, ge=0.1, le=3600)
+    refresh_seconds: float = Field(10, ge=0.1, le=3600)
     # Standard deviation of one step's logarithmic return, for an ordinary coin.
     volatility: float = Field(0.001, ge=0, le=0.1)
 

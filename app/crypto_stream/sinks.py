@@ -7,7 +7,7 @@ from datetime import timezone
 from itertools import islice
 from typing import Any
 
-from pyspark.sql import DataFrame, Row
+from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - what everybody calls it
 
 from crypto_stream import store
@@ -25,6 +25,22 @@ def append(rows: DataFrame, table: str, cassandra: Cassandra, **options: str) ->
     rows.write.format(FORMAT).mode("append").options(
         keyspace=cassandra.keyspace, table=table, **{"spark.cassandra.output.ignoreNulls": "true"}, **options
     ).save()
+
+
+def forget_sessions(spark: SparkSession) -> None:
+    """Let the connector connect anew, after a write that failed.
+
+    The Java driver (4.18) never ends a refresh of the schema again once one has failed because Cassandra was away, and
+    the connector asks for one before each write: with the same session, the next write would wait for ever.
+    """
+    jvm: Any = spark._jvm
+    companion = getattr(jvm.com.datastax.spark.connector.cql, "CassandraConnector$")
+    # Its own evictCache leaves sessions that are still counted as in use.
+    cache = getattr(companion, "MODULE$").sessionCache().cache()
+    sessions = cache.values().iterator()
+    while sessions.hasNext():
+        sessions.next().forceCloseAsync()
+    cache.clear()
 
 
 def append_one_by_one(decoded: DataFrame, cassandra: Cassandra) -> tuple[int, int]:

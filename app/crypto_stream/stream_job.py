@@ -85,6 +85,8 @@ class Writer:
         self.tables_exist.wait()
         began = time.monotonic()
         rows = self._attempt("batch_failed", self._write, decoded, batch)
+        if rows is None:
+            sinks.forget_sessions(decoded.sparkSession)
         # Perhaps it failed for a single row: one by one the others get through. Or Cassandra is away: the connector,
         # asked again meanwhile, would wait for minutes, and the way one by one is there as soon as Cassandra is.
         while rows is None:

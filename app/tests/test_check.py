@@ -473,6 +473,9 @@ def test_a_unit_that_does_not_exist_is_not_here() -> None:
     [
         ("LoadState=loaded\nActiveState=active\n", "active"),
         ("LoadState=not-found\nActiveState=inactive\n", None),
+        ("LoadState=loaded\nActiveState=inactive\nUnitFileState=enabled\n", "inactive"),
+        ("LoadState=loaded\nActiveState=inactive\nUnitFileState=disabled\n", None),
+        ("LoadState=loaded\nActiveState=failed\nUnitFileState=disabled\n", "failed"),
         ("LoadState=masked\nActiveState=inactive\n", "masked"),
         ("LoadState=bad-setting\nActiveState=inactive\n", "bad-setting"),
     ],

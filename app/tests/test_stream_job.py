@@ -156,11 +156,47 @@ def test_a_query_without_work_or_without_kafka_is_left_alone(
 # ---- batches
 
 
+class FakeCache:
+    """The connector's sessions, as the JVM holds them."""
+
+    def __init__(self, *sessions: str) -> None:
+        self.sessions = list(sessions)
+        self.closed: list[str] = []
+
+    def values(self) -> FakeCache:
+        return self
+
+    def iterator(self) -> FakeCache:
+        self._left = list(self.sessions)
+        return self
+
+    def hasNext(self) -> bool:  # noqa: N802 - Java's
+        return bool(self._left)
+
+    def next(self) -> Any:
+        session = self._left.pop(0)
+        return SimpleNamespace(forceCloseAsync=lambda: self.closed.append(session))
+
+    def clear(self) -> None:
+        self.sessions.clear()
+
+
+def fake_spark(cache: FakeCache) -> Any:
+    companion = SimpleNamespace(
+        **{"MODULE$": SimpleNamespace(sessionCache=lambda: SimpleNamespace(cache=lambda: cache))}
+    )
+    cql = SimpleNamespace(**{"CassandraConnector$": companion})
+    datastax = SimpleNamespace(spark=SimpleNamespace(connector=SimpleNamespace(cql=cql)))
+    return SimpleNamespace(_jvm=SimpleNamespace(com=SimpleNamespace(datastax=datastax)))
+
+
 class FakeFrame:
     """What `Writer` does with a DataFrame, without Spark."""
 
     def __init__(self, rows: int, bad: int, newest: int | None = 1_700_000_000_000) -> None:
         self.found = {"all": rows, "bad": bad, "newest": newest}
+        self.cache = FakeCache("s0")
+        self.sparkSession = fake_spark(self.cache)
 
     def observe(self, observation: Any, *_: object) -> FakeFrame:
         observation.get = self.found
@@ -213,8 +249,10 @@ def test_a_batch_of_prices_is_one_write_with_the_prices_own_time(
 def test_dead_letters_are_written_only_where_there_are_some(
     written: list[tuple[str, dict[str, str]]], lines: LogLines
 ) -> None:
-    writer()(FakeFrame(100, 3), 7)  # type: ignore[arg-type]
+    frame = FakeFrame(100, 3)
+    writer()(frame, 7)  # type: ignore[arg-type]
     assert written == [("prices", {"writetime": "written_at"}), ("dead_letters", {})]
+    assert frame.cache.closed == []
     assert (lines[0]["price"], lines[0]["dead_letter"]) == (97, 3)
 
 
@@ -254,7 +292,8 @@ def test_a_batch_that_cannot_be_written_at_all_is_tried_again_until_it_can(
 
     monkeypatch.setattr(sinks, "append", away)
     monkeypatch.setattr(sinks, "append_one_by_one", one_by_one)
-    writer()(FakeFrame(100, 0), 7)  # type: ignore[arg-type]
+    frame = FakeFrame(100, 0)
+    writer()(frame, 7)  # type: ignore[arg-type]
     assert [(line["event"], line.get("reason")) for line in lines] == [
         ("batch_failed", "no node answers"),
         ("batch_not_written", "not one"),
@@ -263,6 +302,8 @@ def test_a_batch_that_cannot_be_written_at_all_is_tried_again_until_it_can(
     ]
     # The connector is asked once: while Cassandra is away it waits for minutes.
     assert tries == ["connector", "driver", "driver", "driver"]
+    # And the next batch gets a session of its own: this one would never end a refresh of the schema again.
+    assert (frame.cache.closed, frame.cache.sessions) == (["s0"], [])
 
 
 def test_a_stop_ends_the_tries(

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TypeAlias
 
 import pytest
+import tomllib
 import yaml
+from crypto_stream import config
 
 ROOT = Path(__file__).resolve().parents[2]
 Files: TypeAlias = dict[str, str]
@@ -119,6 +121,8 @@ ALTERNATIVE: dict[str, tuple[object, str, str]] = {
         "/etc/apt/sources.list.d/crypto-stream-java.sources",
         "URIs: https://example.org",
     ),
+    "cassandra_version": ("4.1.7", "/etc/systemd/system/cassandra.service", "data-version /var/lib/cassandra 4.1.7\n"),
+    "kafka_version": ("3.6.2", "/etc/systemd/system/kafka.service", "data-version /var/lib/kafka 3.6.2\n"),
     "kafka_heap_size": ("300m", "/etc/kafka/kafka.env", "-Xmx300m"),
     "kafka_memory_max": ("700M", "/etc/systemd/system/kafka.service", "MemoryMax=700M"),
     "kafka_listen_address": ("0.0.0.0", "/etc/kafka/server.properties", "EXTERNAL://0.0.0.0:9777"),
@@ -169,7 +173,7 @@ ALTERNATIVE: dict[str, tuple[object, str, str]] = {
 }
 # Those that make no line of a file: what is installed, who a node is, and what another inventory's test shows.
 ELSEWHERE = {
-    *("artifact_mirror", "artifact_archive_url", "java_package", "app_market"),
+    *("artifact_mirror", "artifact_archive_url", "artifact_checksums", "java_package", "app_market", "spark_version"),
     *("kafka_node_id", "cassandra_seeds", "common_address"),
     *("simulator_coins", "simulator_seed", "simulator_refresh_seconds"),
 }
@@ -299,3 +303,56 @@ def test_nothing_of_a_cluster_is_told_to_come_to_localhost(rendered: dict[str, d
         ):
             assert "127.0.0.1" not in files.get(path, "")
             assert "localhost" not in files.get(path, "")
+
+
+def test_the_application_and_the_roles_have_the_same_defaults(rendered: dict[str, dict[str, Files]]) -> None:
+    """A host's files say them all; who runs the application without them shall not get others."""
+    (files,) = rendered["sandbox"].values()
+    defaults = config.Settings().model_dump()
+    compared = 0
+    for path, text in files.items():
+        if path.startswith("/etc/crypto-stream/") and path != "/etc/crypto-stream/market.toml":
+            for section, values in tomllib.loads(text).items():
+                for key in re.findall(r"^(\w+) = .*  # \w+$", text, flags=re.MULTILINE):
+                    assert values[key] == defaults[section][key], (section, key)
+                    compared += 1
+    assert compared > 15
+
+
+def script(files: Files, name: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run one of the hosts' small programs here, on data in a folder of the test."""
+    text = files[f"/usr/local/libexec/crypto-stream/{name}"].replace("/var/lib/kafka", str(folder))
+    return subprocess.run(["sh", "-c", text, name, *arguments], capture_output=True, text=True, check=False)
+
+
+def test_data_of_another_cluster_is_refused(rendered: dict[str, dict[str, Files]], tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    meta = tmp_path / "data/meta.properties"
+    files = rendered["three"]["market1"]
+    meta.write_text("cluster.id=x0Xr2kqfQ8mV3JY0bVw1aA\nnode.id=1\n")
+    assert script(files, "kafka-format", tmp_path).returncode == 0
+    meta.write_text("cluster.id=AAAAAAAAAAAAAAAAAAAAAA\nnode.id=1\n")
+    refused = script(files, "kafka-format", tmp_path)
+    assert refused.returncode == 1
+    assert (
+        "is of the cluster AAAAAAAAAAAAAAAAAAAAAA, and this host is set up for x0Xr2kqfQ8mV3JY0bVw1aA."
+        in refused.stderr
+    )
+    # A host that makes its own takes what it has.
+    (one,) = rendered["one"].values()
+    assert script(one, "kafka-format", tmp_path).returncode == 0
+
+
+def test_data_of_a_newer_release_is_refused(rendered: dict[str, dict[str, Files]], tmp_path: Path) -> None:
+    (files,) = rendered["one"].values()
+    # The first, one that is newer, and back to it.
+    for version in ("3.6.1", "3.10.0", "3.10.2", "3.10.1"):
+        assert script(files, "data-version", tmp_path, str(tmp_path), version).returncode == 0
+        assert (tmp_path / "version").read_text().strip() == version
+    refused = script(files, "data-version", tmp_path, str(tmp_path), "3.6.1")
+    assert refused.returncode == 1
+    assert (
+        f"The data in {tmp_path} was written by 3.10.1, which is newer than 3.6.1: install that again."
+        in refused.stderr
+    )
+    assert (tmp_path / "version").read_text().strip() == "3.10.1"

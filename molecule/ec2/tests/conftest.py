@@ -75,7 +75,9 @@ class Cloud:
             "_ec2_ssh_port": self.ssh_port,
         }
 
-    def run(self, *command: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *command: str, environment: dict[str, str] | None = None, timeout: float = 120
+    ) -> subprocess.CompletedProcess[str]:
         """Run it in a user's environment, of which only what is given here speaks of AWS."""
         mine = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
         return subprocess.run(
@@ -86,7 +88,7 @@ class Cloud:
             stderr=subprocess.STDOUT,
             text=True,
             check=False,
-            timeout=120,
+            timeout=timeout,
         )
 
     def playbook(

@@ -27,6 +27,7 @@ def test_stops(host: Host, tmp_path: Path, source: str) -> None:
     variables = {
         "tested_kind": "archive",
         "artifact_name": "kafka",
+        "artifact_version": "3.6.1",
         "artifact_mirror": mirror,
         "artifact_archive_url": "file:///srv/test",
     }

@@ -25,6 +25,11 @@ WRONG: list[tuple[str, Any, str]] = [
     ("kafka_memory_max", "256M", "kafka_heap_size is 256m; it takes less than kafka_memory_max, 256M."),
     ("kafka_retention_bytes", 20, "kafka_retention_bytes is 20; it takes a number of 4194304 or more."),
     ("kafka_advertised_host", "", "kafka_advertised_host is ''; it takes a name or an address that clients reach."),
+    (
+        "kafka_version",
+        "3.6.9",
+        "kafka_version is 3.6.9; it takes a version whose checksum is known (3.6.1; artifact_checksums",
+    ),
     ("cassandra_memory_max", "2 GB", "cassandra_memory_max is '2 GB'; it takes a size such as 512M or 2G."),
     ("cassandra_rpc_address", "10.0.0.5", "cassandra_rpc_address is 10.0.0.5; it takes 127.0.0.1 or 0.0.0.0."),
     ("cassandra_rack", "a b", "cassandra_rack is 'a b'; it takes a name such as rack1."),
@@ -61,6 +66,18 @@ WRONG: list[tuple[str, Any, str]] = [
 # Several values of an inventory at once, or hosts besides the one.
 HEAPS = {"kafka_heap_size": "2g", "kafka_memory_max": "3G", "cassandra_heap_size": "1g", "cassandra_memory_max": "2G"}
 SECOND = "all: {children: {stream_job: {hosts: {another: }}, producer: {hosts: {another: }}}}\n"
+TWIN = """
+all:
+  hosts:
+    twin:
+      ansible_host: 127.0.0.1
+      ansible_port: "{{ sandbox_ssh_port }}"
+      ansible_user: ops
+      ansible_become: true
+      ansible_ssh_private_key_file: "{{ sandbox_cache }}/ssh/id_ed25519"
+      ansible_ssh_common_args: -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR
+  children: {spark_worker: {hosts: {twin: }}}
+"""
 OTHERS: dict[str, tuple[dict[str, Any], str, list[str]]] = {
     **{
         f"the address {address}": (
@@ -75,6 +92,12 @@ OTHERS: dict[str, tuple[dict[str, Any], str, list[str]]] = {
         HEAPS,
         "",
         ["The host has 4096 MB of memory, and what it carries needs", "kafka_heap_size 2g, cassandra_heap_size 1g,"],
+    ),
+    "a name that does not resolve": (
+        {},
+        # A second host, which is the first one under another name.
+        TWIN,
+        ["common_address twin does not resolve here; it takes a name that every host knows, or an address."],
     ),
     "two jobs and producers": (
         {},
@@ -124,6 +147,21 @@ def test_is_refused(refusals: dict[str, CompletedProcess[str]], case: str) -> No
     assert run.returncode != 0
     assert [part for part in CASES[case][2] if part not in output] == [], run.stdout
     assert not re.search(r"changed=[1-9]", output)
+
+
+def test_data_of_a_newer_release_is_refused(host: Host, tmp_path: Path) -> None:
+    host.check_output("mkdir -p /var/lib/cassandra && echo 4.2.7 > /var/lib/cassandra/version")
+    try:
+        run = refuse(tmp_path / "inventory", {}, "")
+    finally:
+        host.check_output("rm -r /var/lib/cassandra")
+    assert run.returncode != 0
+    output = " ".join(run.stdout.split())
+    assert (
+        "cassandra_version is 4.1.3, but the data in /var/lib/cassandra was written by 4.2.7; it takes 4.2.0 or newer."
+        in output
+    )
+    assert "changed=0" in output
 
 
 def test_what_is_somebody_else_s_is_left_alone(tmp_path: Path) -> None:
