@@ -28,7 +28,7 @@ def test_a_missing_group(tmp_path: Path) -> None:
     del sample["all"]["children"]["kafka"], sample["all"]["children"]["spark_master"]
     (tmp_path / "hosts.yml").write_text(yaml.safe_dump(sample))
     output = site(tmp_path / "hosts.yml")
-    assert "The inventory has 0 hosts in the group kafka; it takes 1 or more." in output
+    assert "The inventory has no host in the group kafka; it takes 1 or more." in output
     assert "The inventory has 0 hosts in the group spark_master; it takes 1." in output
     assert "unreachable=0" in output
 

@@ -39,9 +39,11 @@ def group_problems(
     for group in piece_groups:
         count = len(groups.get(group, []))
         allowed = piece_hosts.get(group)
-        if count not in allowed if allowed else not count:
-            takes = " or ".join(str(number) for number in allowed) if allowed else "1 or more"
+        if allowed and count not in allowed:
+            takes = " or ".join(str(number) for number in allowed)
             problems.append(f"The inventory has {count} hosts in the group {group}; it takes {takes}.")
+        if allowed is None and not count:
+            problems.append(f"The inventory has no host in the group {group}; it takes 1 or more.")
     return problems
 
 
