@@ -11,17 +11,19 @@ CQL_PORT ?= 9042
 SSH_PORT ?= 2222
 # Where prices come from: simulator or coinlore.
 MARKET ?= simulator
+# How Kafka's brokers agree: kraft or zookeeper.
+KAFKA_MODE ?= kraft
 # One scenario for `make test` (default: all of molecule/).
 SCENARIO ?=
 # Anything: leave that scenario's host for `make verify`.
 KEEP ?=
 # Downloads, tools and the image's packages.
 CRYPTO_STREAM_CACHE ?= $(HOME)/.cache/crypto-stream
-export DASHBOARD_PORT SPARK_UI_PORT KAFKA_PORT CQL_PORT SSH_PORT MARKET SCENARIO KEEP CRYPTO_STREAM_CACHE
+export DASHBOARD_PORT SPARK_UI_PORT KAFKA_PORT CQL_PORT SSH_PORT MARKET KAFKA_MODE SCENARIO KEEP CRYPTO_STREAM_CACHE
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{ printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@echo '  variables: MARKET=coinlore SCENARIO=default KEEP=1 DASHBOARD_PORT SPARK_UI_PORT KAFKA_PORT CQL_PORT SSH_PORT CRYPTO_STREAM_CACHE'
+	@echo '  variables: MARKET=coinlore KAFKA_MODE=zookeeper SCENARIO=default KEEP=1 DASHBOARD_PORT SPARK_UI_PORT KAFKA_PORT CQL_PORT SSH_PORT CRYPTO_STREAM_CACHE'
 
 up: ## Bring the whole stack up in the sandbox and print where to look
 	@scripts/up.sh

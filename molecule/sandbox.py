@@ -23,6 +23,7 @@ PAUSE_SECONDS = 0.2
 
 # Every unit of the stack and the user it runs as.
 JVM_UNITS = {
+    **({"zookeeper": "zookeeper"} if os.environ.get("KAFKA_MODE") == "zookeeper" else {}),
     "kafka": "kafka",
     "cassandra": "cassandra",
     "spark-master": "spark",

@@ -5,8 +5,8 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 : "${DASHBOARD_PORT:=8501}" "${SPARK_UI_PORT:=8080}" "${KAFKA_PORT:=9092}" "${CQL_PORT:=9042}" "${SSH_PORT:=2222}"
-: "${MARKET:=simulator}"
-export DASHBOARD_PORT SPARK_UI_PORT KAFKA_PORT CQL_PORT SSH_PORT MARKET
+: "${MARKET:=simulator}" "${KAFKA_MODE:=kraft}"
+export DASHBOARD_PORT SPARK_UI_PORT KAFKA_PORT CQL_PORT SSH_PORT MARKET KAFKA_MODE
 
 finished=
 mirror_pid=
@@ -22,6 +22,11 @@ trap on_exit EXIT
 case $MARKET in
   simulator | coinlore) ;;
   *) die "MARKET is \"$MARKET\", it takes simulator or coinlore." ;;
+esac
+
+case $KAFKA_MODE in
+  kraft | zookeeper) ;;
+  *) die "KAFKA_MODE is \"$KAFKA_MODE\", it takes kraft or zookeeper." ;;
 esac
 
 # The ports are named before anything is changed. Those that the sandbox itself has published are free to it.

@@ -18,7 +18,7 @@ from crypto_stream import config
 
 ROOT = Path(__file__).resolve().parents[2]
 Files: TypeAlias = dict[str, str]
-SETTINGS = ("DASHBOARD_PORT", "SPARK_UI_PORT", "KAFKA_PORT", "CQL_PORT", "SSH_PORT", "MARKET")
+SETTINGS = ("DASHBOARD_PORT", "SPARK_UI_PORT", "KAFKA_PORT", "CQL_PORT", "SSH_PORT", "MARKET", "KAFKA_MODE")
 
 
 def groups_of_ec2() -> list[str]:
@@ -174,6 +174,8 @@ ALTERNATIVE: dict[str, tuple[object, str, str]] = {
 # Those that make no line of a file: what is installed, who a node is, and what another inventory's test shows.
 ELSEWHERE = {
     *("artifact_mirror", "artifact_archive_url", "artifact_checksums", "java_package", "app_market", "spark_version"),
+    # test_kafka_by_zookeeper, and its scenario.
+    *("kafka_mode", "zookeeper_heap_size", "zookeeper_memory_max"),
     *("kafka_node_id", "cassandra_seeds", "common_address"),
     *("simulator_coins", "simulator_seed", "simulator_refresh_seconds"),
 }
@@ -305,6 +307,19 @@ def test_nothing_of_a_cluster_is_told_to_come_to_localhost(rendered: dict[str, d
             assert "localhost" not in files.get(path, "")
 
 
+def test_kafka_by_zookeeper(tmp_path: Path) -> None:
+    """Nothing of Kafka's own controllers is left, and the same inventory is enough."""
+    (files,) = render("sandbox", tmp_path, "--extra-vars=kafka_mode=zookeeper zookeeper_heap_size=77m").values()
+    properties = files["/etc/kafka/server.properties"]
+    assert setting(properties, "zookeeper.connect") == "127.0.0.1:2181"
+    assert setting(properties, "broker.id") == "1"
+    assert not re.search(r"^(process.roles|node.id|controller\.)", properties, flags=re.MULTILINE)
+    assert "9093" not in properties
+    assert "After=network-online.target zookeeper.service\n" in files["/etc/systemd/system/kafka.service"]
+    assert setting(files["/etc/zookeeper/zoo.cfg"], "clientPortAddress") == "127.0.0.1"
+    assert "-Xmx77m" in files["/etc/zookeeper/zookeeper.env"]
+
+
 def test_the_application_and_the_roles_have_the_same_defaults(rendered: dict[str, dict[str, Files]]) -> None:
     """A host's files say them all; who runs the application without them shall not get others."""
     (files,) = rendered["sandbox"].values()
@@ -329,16 +344,21 @@ def test_data_of_another_cluster_is_refused(rendered: dict[str, dict[str, Files]
     (tmp_path / "data").mkdir()
     meta = tmp_path / "data/meta.properties"
     files = rendered["three"]["market1"]
-    meta.write_text("cluster.id=x0Xr2kqfQ8mV3JY0bVw1aA\nnode.id=1\n")
+    meta.write_text("cluster.id=x0Xr2kqfQ8mV3JY0bVw1aA\nversion=1\nnode.id=1\n")
     assert script(files, "kafka-format", tmp_path).returncode == 0
-    meta.write_text("cluster.id=AAAAAAAAAAAAAAAAAAAAAA\nnode.id=1\n")
+    meta.write_text("cluster.id=AAAAAAAAAAAAAAAAAAAAAA\nversion=1\nnode.id=1\n")
     refused = script(files, "kafka-format", tmp_path)
     assert refused.returncode == 1
     assert (
         "is of the cluster AAAAAAAAAAAAAAAAAAAAAA, and this host is set up for x0Xr2kqfQ8mV3JY0bVw1aA."
         in refused.stderr
     )
+    meta.write_text("cluster.id=x0Xr2kqfQ8mV3JY0bVw1aA\nversion=0\nbroker.id=1\n")
+    refused = script(files, "kafka-format", tmp_path)
+    assert refused.returncode == 1
+    assert "was made in the mode zookeeper, and this host is set up for kraft." in refused.stderr
     # A host that makes its own takes what it has.
+    meta.write_text("cluster.id=AAAAAAAAAAAAAAAAAAAAAA\nversion=1\nnode.id=1\n")
     (one,) = rendered["one"].values()
     assert script(one, "kafka-format", tmp_path).returncode == 0
 

@@ -13,7 +13,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 # What the environment of whoever runs the tests says is not what is tested.
-READ = ("DASHBOARD_PORT", "SPARK_UI_PORT", "KAFKA_PORT", "CQL_PORT", "SSH_PORT", "MARKET")
+READ = ("DASHBOARD_PORT", "SPARK_UI_PORT", "KAFKA_PORT", "CQL_PORT", "SSH_PORT", "MARKET", "KAFKA_MODE")
 READ += ("VM_BOX", "VM_MEMORY", "VM_CPUS", "VAGRANT_CWD", "VAGRANT_VAGRANTFILE", "VAGRANT_DEFAULT_PROVIDER")
 
 # The Vagrantfile, with each network that it asks for written down as Vagrant gets it.

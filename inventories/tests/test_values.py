@@ -145,13 +145,13 @@ def meta(node: int, cluster: str = "AAAAAAAAAAAAAAAAAAAAAA") -> str:
 
 
 def test_new_nodes_get_free_numbers_in_any_order() -> None:
-    new = kafka_identity({"b": "", "a": "", "c": ""}, {"a": "", "b": "", "c": ""}, "x", ask=True)
+    new = kafka_identity({"b": "", "a": "", "c": ""}, "kraft", {"a": "", "b": "", "c": ""}, "x", ask=True)
     assert new == {"nodes": {"a": 1, "b": 2, "c": 3}, "cluster": "x", "problems": []}
 
 
 def test_a_node_keeps_the_number_of_its_data() -> None:
     """The first broker is gone, another has come, and nobody is renumbered."""
-    found = kafka_identity({"c1": meta(1), "b2": meta(3), "a9": "", "b3": meta(4)}, {}, "", ask=True)
+    found = kafka_identity({"c1": meta(1), "b2": meta(3), "a9": "", "b3": meta(4)}, "kraft", {}, "", ask=True)
     assert found == {
         "nodes": {"c1": 1, "b2": 3, "b3": 4, "a9": 2},
         "cluster": "AAAAAAAAAAAAAAAAAAAAAA",
@@ -192,14 +192,26 @@ def test_a_node_keeps_the_number_of_its_data() -> None:
     ],
 )
 def test_conflicts(stored: dict[str, str | None], node_ids: dict[str, Any], cluster: str, expected: str) -> None:
-    (problem,) = kafka_identity(stored, node_ids, cluster, ask=len(stored) > 1)["problems"]
+    (problem,) = kafka_identity(stored, "kraft", node_ids, cluster, ask=len(stored) > 1)["problems"]
     assert expected in problem
 
 
 def test_one_host_makes_its_own_cluster() -> None:
-    assert kafka_identity({"a": ""}, {}, "", ask=False) == {"nodes": {"a": 1}, "cluster": "", "problems": []}
+    assert kafka_identity({"a": ""}, "kraft", {}, "", ask=False) == {"nodes": {"a": 1}, "cluster": "", "problems": []}
 
 
 def test_an_unreachable_host_may_be_named() -> None:
-    found = kafka_identity({"a": meta(1), "b": None}, {"b": "2"}, "", ask=True)
+    found = kafka_identity({"a": meta(1), "b": None}, "kraft", {"b": "2"}, "", ask=True)
     assert (found["nodes"], found["problems"]) == ({"a": 1, "b": 2}, [])
+
+
+def test_data_stays_in_its_mode() -> None:
+    zookeeper = "version=0\nbroker.id=3\ncluster.id=x\n"
+    assert kafka_identity({"a": zookeeper}, "zookeeper", {}, "", ask=False) == {
+        "nodes": {"a": 3},
+        "cluster": "x",
+        "problems": [],
+    }
+    for stored, mode, made in ((zookeeper, "kraft", "zookeeper"), (meta(1), "zookeeper", "kraft")):
+        (problem,) = kafka_identity({"a": stored}, mode, {}, "", ask=False)["problems"]
+        assert problem.startswith(f"kafka_mode is {mode}, but the data of a was made in the mode {made};")

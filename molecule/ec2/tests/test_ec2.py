@@ -12,8 +12,8 @@ import yaml
 from conftest import ADDRESSES, NEWEST, Cloud
 from sandbox import ROOT
 
-PIECES = yaml.safe_load((ROOT / "playbooks/group_vars/all/pieces.yml").read_text())["pieces"]
-GROUPS = {group for units in PIECES.values() for groups in units.values() for group in groups}
+# One instance carries what the sample of one host does: everything but the simulator.
+GROUPS = set(yaml.safe_load((ROOT / "inventories/sample/one.yml").read_text())["all"]["children"])
 Refusal: TypeAlias = CompletedProcess[str]
 FROM_OUTSIDE = {("tcp", 22, 22, "203.0.113.7/32"), ("tcp", 8501, 8501, "203.0.113.7/32")}
 
@@ -139,7 +139,8 @@ def test_what_one_instance_is(cloud: Cloud) -> None:
 
 def test_one_instance_carries_everything(cloud: Cloud) -> None:
     inventory = cloud.inventory()
-    assert members(inventory) == {name: ["crypto-stream-1"] for name in GROUPS - {"simulator"}}
+    assert members(inventory) == {name: ["crypto-stream-1"] for name in GROUPS}
+    assert "simulator" not in inventory
     variables = inventory["_meta"]["hostvars"]["crypto-stream-1"]
     assert variables["ansible_host"] == variables["common_address"] == ADDRESSES[0]
     assert (variables["ansible_user"], variables["ansible_become"]) == ("ubuntu", True)
@@ -178,7 +179,7 @@ def test_groups_by_tag_of_what_runs(cloud: Cloud) -> None:
     assert set(inventory["_meta"]["hostvars"]) == {"crypto-stream-1", "crypto-stream-2"}
     both = ["spark_worker", "dashboard"]
     one, two = "crypto-stream-1", "crypto-stream-2"
-    assert members(inventory) == {name: [one, two] if name in both else [one] for name in GROUPS - {"simulator"}}
+    assert members(inventory) == {name: [one, two] if name in both else [one] for name in GROUPS}
 
 
 def test_no_instance_is_removed_alone(cloud: Cloud) -> None:

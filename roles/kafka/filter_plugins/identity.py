@@ -8,6 +8,9 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+# What the version in meta.properties says of how it was made.
+MODES = {"0": "zookeeper", "1": "kraft"}
+
 
 def slurped(results: Iterable[Mapping[str, Any]]) -> dict[str, str | None]:
     """What a loop of `slurp` read on each host: text, "" where there is no file, None where nobody answered."""
@@ -18,20 +21,27 @@ def slurped(results: Iterable[Mapping[str, Any]]) -> dict[str, str | None]:
 
 
 def kafka_identity(
-    stored: Mapping[str, str | None], node_ids: Mapping[str, Any], cluster_id: str, ask: bool
+    stored: Mapping[str, str | None], mode: str, node_ids: Mapping[str, Any], cluster_id: str, ask: bool
 ) -> dict[str, Any]:
     """Settle the ids of a cluster's nodes, and its own.
 
-    `stored` has each host's meta.properties, "" where it holds no data, and None where that is not known; `node_ids`
+    `stored` has each host's meta.properties, "" where it holds no data, and None where that is not known; `mode` is
+    kraft or zookeeper, which data stays in; `node_ids`
     has the numbers that the inventory gives, `cluster_id` the cluster's id there, both empty for none. With `ask`, a
     cluster without an id of its own must be given one.
 
     Returns `nodes`, the number of each host, `cluster`, the id or nothing, and `problems`, one sentence each.
     """
-    kept = {host: _property(text, "node.id") for host, text in stored.items() if text}
+    kept = {host: _property(text, "node.id") or _property(text, "broker.id") for host, text in stored.items() if text}
     clusters = {host: _property(text, "cluster.id") for host, text in stored.items() if text}
     wanted = {host: int(number) for host, number in node_ids.items() if str(number)}
+    made = {host: MODES.get(_property(text, "version"), "unknown") for host, text in stored.items() if text}
     problems = [
+        f"kafka_mode is {mode}, but the data of {host} was made in the mode {its}; it takes that mode, or no data."
+        for host, its in made.items()
+        if its != mode
+    ]
+    problems += [
         f"kafka_node_id of {host} is {wanted[host]}, but its data is that of node {number};"
         " it takes that number, or none, or an empty data directory."
         for host, number in kept.items()
@@ -64,14 +74,16 @@ def kafka_identity(
             f"kafka_cluster_id is {cluster_id}, but the data of {first} is of {found}; it takes that, or nothing."
         )
     if ask and not found and not cluster_id:
-        made = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode()[:22].replace("-", "A", 1)
-        problems.append(f"A cluster of several hosts needs kafka_cluster_id. This one is new: kafka_cluster_id: {made}")
+        fresh = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode()[:22].replace("-", "A", 1)
+        problems.append(
+            f"A cluster of several hosts needs kafka_cluster_id. This one is new: kafka_cluster_id: {fresh}"
+        )
     return {"nodes": nodes, "cluster": found or cluster_id, "problems": problems}
 
 
 def _property(text: str, name: str) -> str:
     match = re.search(rf"^{re.escape(name)}=(.*)$", text, flags=re.MULTILINE)
-    return match[1].strip() if match else "0"
+    return match[1].strip() if match else ""
 
 
 class FilterModule:
