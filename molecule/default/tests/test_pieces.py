@@ -26,9 +26,20 @@ def back(host: Host) -> Iterator[None]:
     assert properties(host, UNIT, "UnitFileState")["UnitFileState"] == "enabled"
 
 
-@pytest.mark.usefixtures("back")
+@pytest.fixture
+def foreign(host: Host) -> Iterator[None]:
+    """Somebody else's unit, of the name of one that this host does not carry."""
+    unit = "[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\n"
+    host.check_output("printf %%s %s > /etc/systemd/system/zookeeper.service", unit)
+    host.check_output("systemctl daemon-reload && systemctl enable --now zookeeper")
+    yield
+    host.check_output("systemctl disable --now zookeeper && rm /etc/systemd/system/zookeeper.service")
+    host.check_output("systemctl daemon-reload")
+
+
+@pytest.mark.usefixtures("back", "foreign")
 def test_a_piece_that_left(host: Host, tmp_path: Path) -> None:
-    """Somebody else's host in the same inventory, that cannot even be reached, is left alone."""
+    """What is somebody else's is left alone: a host in the same inventory that cannot even be reached, and a unit."""
     inventory = yaml.safe_load((ROOT / "inventories/sandbox/hosts.yml").read_text())
     del inventory["all"]["children"]["dashboard"]
     inventory["all"]["hosts"]["bastion"] = {"ansible_host": "203.0.113.1", "ansible_timeout": 3}
@@ -40,6 +51,10 @@ def test_a_piece_that_left(host: Host, tmp_path: Path) -> None:
     assert properties(host, UNIT, "ActiveState", "UnitFileState") == {
         "ActiveState": "inactive",
         "UnitFileState": "disabled",
+    }
+    assert properties(host, "zookeeper", "ActiveState", "UnitFileState") == {
+        "ActiveState": "active",
+        "UnitFileState": "enabled",
     }
     # Only that has changed: nothing was restarted, and the rest runs.
     assert "changed=1 " in run.stdout
