@@ -162,6 +162,12 @@ def test_a_node_keeps_the_number_of_its_data() -> None:
 @pytest.mark.parametrize(
     ("stored", "node_ids", "cluster", "expected"),
     [
+        (
+            {"a": "version=1\ncluster.id=AAAAAAAAAAAAAAAAAAAAAA\n"},
+            {},
+            "",
+            "meta.properties of a does not say which node",
+        ),
         ({"a": meta(1)}, {"a": "7"}, "", "kafka_node_id of a is 7, but its data is that of node 1"),
         ({"a": meta(1), "b": meta(1)}, {}, "", "a and b are both node 1 of Kafka"),
         ({"a": "", "b": ""}, {"a": 5, "b": "5"}, "x", "a and b are both node 5 of Kafka"),

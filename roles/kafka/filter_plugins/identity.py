@@ -25,10 +25,9 @@ def kafka_identity(
 ) -> dict[str, Any]:
     """Settle the ids of a cluster's nodes, and its own.
 
-    `stored` has each host's meta.properties, "" where it holds no data, and None where that is not known; `mode` is
-    kraft or zookeeper, which data stays in; `node_ids`
-    has the numbers that the inventory gives, `cluster_id` the cluster's id there, both empty for none. With `ask`, a
-    cluster without an id of its own must be given one.
+    `stored` has each host's meta.properties, "" where it holds no data, and None where that is not known. `mode` is
+    kraft or zookeeper, which data stays in. `node_ids` has the numbers that the inventory gives, `cluster_id` the
+    cluster's id there, both empty for none. With `ask`, a cluster without an id of its own must be given one.
 
     Returns `nodes`, the number of each host, `cluster`, the id or nothing, and `problems`, one sentence each.
     """
@@ -41,6 +40,12 @@ def kafka_identity(
         for host, its in made.items()
         if its != mode
     ]
+    problems += [
+        f"meta.properties of {host} does not say which node its data is of; is it whole?"
+        for host, number in kept.items()
+        if not number.isdigit()
+    ]
+    kept = {host: number for host, number in kept.items() if number.isdigit()}
     problems += [
         f"kafka_node_id of {host} is {wanted[host]}, but its data is that of node {number};"
         " it takes that number, or none, or an empty data directory."
