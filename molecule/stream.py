@@ -13,7 +13,7 @@ from typing import Any
 from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile
 from cassandra.policies import ConstantReconnectionPolicy, WhiteListRoundRobinPolicy
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
-from sandbox import events, port, wait_for
+from sandbox import UNITS, events, port, states, wait_for
 from testinfra.host import Host
 
 TOPIC = "crypto.prices"
@@ -155,6 +155,11 @@ class Stream:
     def wait_until_it_flows(self, since: float, limit: float = 120) -> None:
         """Until there is a row of a poll that began after this moment, in epoch seconds."""
         wait_for(lambda: (row := self.newest()) and row.ts / 1000 > since, "a new row in crypto.prices", limit)
+
+    def wait_until_all_is_well(self, since: float, limit: float = 240) -> None:
+        """Until there is a row of a poll after this moment, and every unit is up."""
+        self.wait_until_it_flows(since, limit)
+        wait_for(lambda: states(self._host) == dict.fromkeys(UNITS, "active"), "every unit active", limit)
 
     def acknowledged(self) -> dict[int, int]:
         """How many prices of each page, by its ts, Kafka has acknowledged to the producer."""

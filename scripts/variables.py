@@ -12,9 +12,11 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "roles/common/filter_plugins"))
+
+from values import PUBLIC  # noqa: E402 - it is no package
+
 TABLE = ROOT / "docs/variables.md"
-# What an inventory sets is an option of these entry points; those of the others are what one role tells another.
-PUBLIC = ("main", "preflight", "host")
 HEAD = """\
 # Variables
 

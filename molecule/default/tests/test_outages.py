@@ -7,7 +7,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from sandbox import CHILDREN, CONTAINER, UNITS, connect, podman, process, properties, states, wait_for
+from sandbox import CHILDREN, CONTAINER, UNITS, connect, podman, process, properties, wait_for
 from stream import Stream
 from testinfra.host import Host
 
@@ -15,11 +15,6 @@ pytestmark = pytest.mark.disturbs
 
 INTERVAL_SECONDS = 5
 PROCESSES = [*(unit for unit in UNITS if unit != "crypto-schema"), *CHILDREN]
-
-
-def wait_until_all_is_well(host: Host, stream: Stream, since: float) -> None:
-    stream.wait_until_it_flows(since, limit=240)
-    wait_for(lambda: states(host) == dict.fromkeys(UNITS, "active"), "every unit active", 240)
 
 
 @pytest.mark.parametrize("unit", ["kafka", "cassandra"])
@@ -31,7 +26,7 @@ def test_away_for_a_minute(host: Host, stream: Stream, unit: str) -> None:
     host.check_output("systemctl stop %s", unit)
     wait_for(lambda: time.time() > began + 60, f"a minute without {unit}", 70)
     host.check_output("systemctl start %s", unit)
-    wait_until_all_is_well(host, stream, time.time())
+    stream.wait_until_all_is_well(time.time())
     stream.compare()
     # No poll is missing: what was fetched meanwhile has arrived as well.
     pauses = stream.pauses(began, time.time() - INTERVAL_SECONDS)
@@ -46,14 +41,14 @@ def test_killed(host: Host, stream: Stream, name: str) -> None:
     host.check_output("kill -9 %s", killed)
     back = time.time()
     wait_for(lambda: process(host, name) not in ("0", killed), f"{name} again", 240)
-    wait_until_all_is_well(host, stream, back)
+    stream.wait_until_all_is_well(back)
     stream.compare()
 
 
 def test_master_restarted(host: Host, stream: Stream) -> None:
     """The job keeps its executor, or gets a new one."""
     host.check_output("systemctl restart spark-master")
-    wait_until_all_is_well(host, stream, time.time())
+    stream.wait_until_all_is_well(time.time())
     stream.compare()
 
 
@@ -66,7 +61,7 @@ def test_frozen(host: Host, stream: Stream, name: str) -> None:
         wait_for(lambda: time.time() > began + 45, f"45 s without {name}", 60)
     finally:
         host.check_output("kill -CONT %s", frozen)
-    wait_until_all_is_well(host, stream, time.time())
+    stream.wait_until_all_is_well(time.time())
     stream.compare()
 
 
@@ -77,5 +72,5 @@ def test_a_power_cut(host: Host, stream: Stream) -> None:
     podman("start", CONTAINER)
     since = time.time()
     wait_for(lambda: connect(sudo=True).run("true").succeeded, "a login", 60)
-    wait_until_all_is_well(host, stream, since)
+    stream.wait_until_all_is_well(since)
     stream.compare()

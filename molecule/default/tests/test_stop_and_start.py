@@ -12,12 +12,6 @@ from testinfra.host import Host
 pytestmark = pytest.mark.disturbs
 
 
-def wait_until_all_is_well(host: Host, stream: Stream, since: float) -> None:
-    stream.wait_until_it_flows(since, limit=180)
-    wait_for(lambda: states(host) == dict.fromkeys(UNITS, "active"), "every unit active", 60)
-    stream.compare()
-
-
 def test_target(host: Host, stream: Stream) -> None:
     host.check_output("systemctl stop %s", TARGET)
     # It returns when the target has stopped, which does not wait for the units.
@@ -27,7 +21,8 @@ def test_target(host: Host, stream: Stream) -> None:
     assert host.run("pgrep -x java").stdout == ""
     since = time.time()
     host.check_output("systemctl start %s", TARGET)
-    wait_until_all_is_well(host, stream, since)
+    stream.wait_until_all_is_well(since)
+    stream.compare()
 
 
 def address() -> str:
@@ -43,4 +38,5 @@ def test_host_with_another_address(host: Host, stream: Stream) -> None:
     podman("start", CONTAINER)
     assert address() != before
     wait_for(lambda: connect(sudo=True).run("true").succeeded, "a login", 60)
-    wait_until_all_is_well(host, stream, since)
+    stream.wait_until_all_is_well(since)
+    stream.compare()

@@ -10,15 +10,10 @@ from stream import Stream
 from testinfra.host import Host
 
 
-def wait_until_all_is_well(host: Host, stream: Stream, since: float) -> None:
-    stream.wait_until_it_flows(since, limit=240)
-    wait_for(lambda: states(host) == dict.fromkeys(UNITS, "active"), "every unit active", 120)
-    stream.compare()
-
-
 def test_everything_runs(host: Host, stream: Stream) -> None:
     assert "zookeeper" in UNITS
-    wait_until_all_is_well(host, stream, time.time())
+    stream.wait_until_all_is_well(time.time())
+    stream.compare()
     assert host.check_output("crypto-check | tail -n 1") == "Data flows."
 
 
@@ -44,7 +39,8 @@ def test_killed(host: Host, stream: Stream, unit: str) -> None:
     host.check_output("kill -9 %s", killed)
     back = time.time()
     wait_for(lambda: process(host, unit) not in ("0", killed), f"{unit} again", 240)
-    wait_until_all_is_well(host, stream, back)
+    stream.wait_until_all_is_well(back)
+    stream.compare()
 
 
 @pytest.mark.disturbs
@@ -59,7 +55,8 @@ def test_target(host: Host, stream: Stream) -> None:
     assert int(ended[0]) <= int(ended[1])
     since = time.time()
     host.check_output("systemctl start %s", TARGET)
-    wait_until_all_is_well(host, stream, since)
+    stream.wait_until_all_is_well(since)
+    stream.compare()
 
 
 def test_the_mode_of_data_is_not_changed() -> None:

@@ -12,11 +12,18 @@ import yaml
 
 # A JVM takes 512m or 2g, systemd 512M or 2G.
 SIZE = re.compile(r"([1-9][0-9]*)([mMgG])")
+HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?")
 IPV4 = re.compile(
     r"(?:(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])\.){3}(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
 )
 # What a process takes beside its heap: code, classes, threads and buffers.
 BESIDE_HEAP_MB = 128
+
+
+# Entry points whose options belong to an inventory; those of the others are what one role tells another.
+PUBLIC = ("main", "preflight", "host")
+# Roles whose prefix may well be that of a user's own variables, or of an inventory's.
+GENERAL = ("app", "common", "java", "mirror", "sandbox")
 
 
 def megabytes(value: object) -> int:
@@ -34,6 +41,7 @@ def value_problems(values: Mapping[str, Any], rules: Mapping[str, Mapping[str, A
       {heap: 64, below: OTHER}      a size for a JVM, this many MB at least, and below what the variable OTHER limits
       {limit: true}                 a size for systemd's MemoryMax
       {listens: true}               an IPv4 address of the host, or 0.0.0.0
+      {host: TEXT}                  the name or the address of a host
       {like: REGEX, takes: TEXT}    anything that matches as a whole
     """
     problems = []
@@ -74,6 +82,10 @@ def _listens(value: Any, _rule: Mapping[str, Any], _: Mapping[str, Any]) -> str:
     return "" if IPV4.fullmatch(str(value)) else "an IPv4 address of the host, or 0.0.0.0 for all of them"
 
 
+def _host(value: Any, rule: Mapping[str, Any], _: Mapping[str, Any]) -> str:
+    return "" if HOST.fullmatch(str(value)) else str(rule["host"])
+
+
 def _like(value: Any, rule: Mapping[str, Any], _: Mapping[str, Any]) -> str:
     return "" if re.fullmatch(rule["like"], str(value)) else str(rule["takes"])
 
@@ -85,6 +97,7 @@ CHECKS: dict[str, Callable[[Any, Mapping[str, Any], Mapping[str, Any]], str]] = 
     "heap": _heap,
     "limit": _limit,
     "listens": _listens,
+    "host": _host,
     "like": _like,
 }
 
@@ -109,19 +122,14 @@ def name_problems(names: Iterable[str], specs: Mapping[str, Mapping[str, Any]]) 
     }
     public = {name for (_, entry), some in options.items() if entry in PUBLIC for name in some}
     internal = {name for some in options.values() for name in some} - public
+    own = tuple(f"{role}_" for (role, entry), some in options.items() if some and role not in GENERAL)
     problems = []
     for name in sorted(set(names) - public):
         if name in internal:
             problems.append(f"{name} is what one role tells another; an inventory may not set it.")
-        elif near := get_close_matches(name, public, n=1, cutoff=0.0 if name.startswith(OWN) else 0.85):
+        elif near := get_close_matches(name, public, n=1, cutoff=0.0 if name.startswith(own) else 0.85):
             problems.append(f"{name} is no variable; the nearest one is {near[0]}.")
     return problems
-
-
-# Entry points whose options belong to an inventory.
-PUBLIC = ("main", "preflight", "host", "image", "absent")
-# Prefixes that nobody else's variables are likely to have; those of common and app may well be a user's own.
-OWN = ("artifact_", "cassandra_", "kafka_", "spark_", "stream_job_", "producer_", "dashboard_", "simulator_", "ec2_")
 
 
 def host_problems(ports: Mapping[str, int], taken: Mapping[str, str]) -> list[str]:
