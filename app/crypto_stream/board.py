@@ -57,7 +57,7 @@ class Reader:
 @functools.cache
 def settings() -> Settings:
     """Read once for each process; raises `SettingsError`."""
-    return config.load("cassandra", "dashboard")
+    return config.load("cassandra", "dashboard", "freshness")
 
 
 @functools.cache

@@ -535,7 +535,7 @@ def look(settings: Settings, api: Api) -> Report:
         late["api"] = api.look
     facts |= _at_the_same_time(late)
     now = time.time()
-    now_ts, limit = int(now * 1000), settings.dashboard.stale_after_seconds
+    now_ts, limit = int(now * 1000), settings.freshness.stale_after_seconds
     hops = [
         judge_api(service["producer"], facts.get("api"), now, limit),
         judge_producer(service["producer"], now, limit),

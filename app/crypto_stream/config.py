@@ -157,6 +157,13 @@ class SchemaSetup(Section):
     wait_seconds: float = Field(900, ge=1, le=86400)
 
 
+class Freshness(Section):
+    """`[freshness]`: when prices are called stale, by the dashboard and, on every host, by `crypto-check`."""
+
+    # Three polls by default.
+    stale_after_seconds: float = Field(90, ge=1, le=86400)
+
+
 class Producer(Section):
     """`[producer]`: what is polled and how hard delivery is tried."""
 
@@ -189,8 +196,6 @@ class Dashboard(Section):
 
     url: HttpAddress = "http://127.0.0.1:8501"
     refresh_seconds: float = Field(5, ge=1, le=3600)
-    # Prices older than this are called stale, here and by `crypto-check`. Three polls by default.
-    stale_after_seconds: float = Field(90, ge=1, le=86400)
     history_hours: float = Field(24, ge=0.1, le=8760)
     metrics_port: Port = 9403
 
@@ -218,6 +223,7 @@ class Settings(BaseSettings):
     kafka: Kafka = Kafka()
     cassandra: Cassandra = Cassandra()
     schema_setup: SchemaSetup = SchemaSetup()
+    freshness: Freshness = Freshness()
     producer: Producer = Producer()
     stream_job: StreamJob = StreamJob()
     dashboard: Dashboard = Dashboard()

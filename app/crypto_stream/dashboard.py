@@ -92,7 +92,7 @@ def price_chart(points: list[PricePoint], name: str) -> alt.Chart:
 def show_freshness(rows: list[LatestPrice], now: float, settings: Settings, *, reachable: bool) -> None:
     """Three figures above the table, and a plain word when nothing new comes."""
     age = now - max(row.ts for row in rows) / 1000
-    is_stale = age > settings.dashboard.stale_after_seconds
+    is_stale = age > settings.freshness.stale_after_seconds
     coins, newest, state = st.columns(3)
     coins.metric("Coins", f"{len(rows):,}")
     newest.metric("Newest price", format_age(age))

@@ -14,7 +14,7 @@ from crypto_stream import board, config, log
 
 def main() -> None:
     """Start reading, and hand over to Streamlit."""
-    settings = config.load_or_exit("cassandra", "dashboard")
+    settings = config.load_or_exit("cassandra", "dashboard", "freshness")
     reader = board.reader()
     reader.metrics.serve(settings.dashboard.metrics_port, log.configure("dashboard"))
     reader.start()

@@ -379,6 +379,16 @@ def test_with_nothing_there_every_hop_is_broken_and_none_fails(monkeypatch: pyte
     assert all("\n" not in hop.found and hop.found for hop in result.hops)
 
 
+@pytest.mark.parametrize(("limit", "ok"), [(90, False), (360, True)])
+def test_how_old_is_too_old_is_a_setting_of_every_host(monkeypatch: pytest.MonkeyPatch, limit: int, ok: bool) -> None:
+    newest = Facts("12 messages", newest_ts=int(time.time() * 1000) - 200_000)
+    monkeypatch.setattr(check, "look_at_topic", lambda settings: newest)
+    monkeypatch.setattr(check, "CONNECT_SECONDS", 0.1)
+    settings = settings_for_nowhere(freshness={"stale_after_seconds": limit})
+    hops = {hop.name: hop for hop in check.look(settings, Api(settings)).hops}
+    assert hops["topic"].ok is ok
+
+
 @contextmanager
 def serving(metrics: JobMetrics | ProducerMetrics | DashboardMetrics) -> Iterator[int]:
     import socket

@@ -32,14 +32,19 @@ def sources(name: str, folder: Path) -> list[Path]:
     folder.mkdir()
     if name == "sandbox":
         return [ROOT / "inventories/sandbox"]
+    if name == "apart":
+        first = ("kafka_controller", "producer")
+        members = {group: {"hosts": {"one" if group in first else "other": {}}} for group in groups_of_ec2()}
+        (folder / "hosts.json").write_text(json.dumps({"all": {"children": members}}))
+        return [folder]
     if name == "vagrant":
         (folder / "vagrant_ansible_inventory").write_text("crypto-vm ansible_host=127.0.0.1 ansible_port=2200\n")
         return [folder, ROOT / "inventories/vagrant"]
     if name == "ec2":
         (folder / "group_vars").symlink_to(ROOT / "inventories/ec2/group_vars")
         instance = {"hosts": {"crypto-stream-1": {"ansible_host": "198.51.100.20", "common_address": "10.0.0.5"}}}
-        members: dict[str, object] = dict.fromkeys([*groups_of_ec2(), "aws_ec2"], instance)
-        (folder / "hosts.json").write_text(json.dumps({"all": {"children": members}}))
+        everything = dict.fromkeys([*groups_of_ec2(), "aws_ec2"], instance)
+        (folder / "hosts.json").write_text(json.dumps({"all": {"children": everything}}))
         return [folder]
     return [ROOT / f"inventories/sample/{name}.yml"]
 
@@ -98,11 +103,13 @@ ALTERNATIVE: dict[str, tuple[object, str, str]] = {
     "app_topic_partitions": (6, "/etc/crypto-stream/kafka.toml", "partitions = 6"),
     "app_topic_retention_hours": (7, "/etc/crypto-stream/kafka.toml", "retention_hours = 7"),
     "app_topic_retention_bytes": (7777777, "/etc/crypto-stream/kafka.toml", "retention_bytes = 7777777"),
+    "app_stale_after_seconds": (777, "/etc/crypto-stream/freshness.toml", "stale_after_seconds = 777"),
     "cassandra_cluster_name": ("another", "/etc/cassandra/cassandra.yaml", 'cluster_name: "another"'),
     "cassandra_datacenter": ("dc7", "/etc/cassandra/cassandra-rackdc.properties", "dc=dc7"),
     "cassandra_rack": ("rack7", "/etc/cassandra/cassandra-rackdc.properties", "rack=rack7"),
     "cassandra_heap_size": ("600m", "/etc/cassandra/cassandra.env", "MAX_HEAP_SIZE=600m"),
     "cassandra_memory_max": ("1300M", "/etc/systemd/system/cassandra.service", "MemoryMax=1300M"),
+    "cassandra_max_map_count": (777777, "/etc/sysctl.d/cassandra.conf", "vm.max_map_count = 777777"),
     "cassandra_rpc_address": ("0.0.0.0", "/etc/cassandra/cassandra.yaml", 'rpc_address: "0.0.0.0"'),
     "cassandra_broadcast_rpc_address": (
         "10.7.7.7",
@@ -114,7 +121,6 @@ ALTERNATIVE: dict[str, tuple[object, str, str]] = {
     "dashboard_port": (8777, "/etc/systemd/system/crypto-dashboard.service", "--server.port 8777 "),
     "dashboard_metrics_port": (9777, "/etc/crypto-stream/dashboard.toml", "metrics_port = 9777"),
     "dashboard_refresh_seconds": (7, "/etc/crypto-stream/dashboard.toml", "refresh_seconds = 7"),
-    "dashboard_stale_after_seconds": (777, "/etc/crypto-stream/dashboard.toml", "stale_after_seconds = 777"),
     "java_home": ("/opt/java7", "/etc/systemd/system/kafka.service", "ExecStart=/opt/java7/bin/java "),
     "java_apt_repository": (
         {"uris": ["https://example.org"], "suites": ["x"], "components": ["main"], "signed_by": "/k"},
@@ -224,6 +230,7 @@ DECLARED: dict[str, dict[str, list[str]]] = {
             '-api_url = "https://api.coinlore.net/api"  # app_coinlore_url',
             '+api_url = "http://127.0.0.1:8090/api"  # app_coinlore_url',
         ],
+        "/etc/sysctl.d/cassandra.conf": ["-# Ansible managed", "-vm.max_map_count = 1048576"],
         "/etc/systemd/journald.conf.d/crypto-stream.conf": ["-SystemMaxUse=500M", "+SystemMaxUse=64M"],
     },
 }
@@ -268,6 +275,17 @@ def test_three_hosts_are_one_kafka(rendered: dict[str, dict[str, Files]]) -> Non
     scripts = {files["/usr/local/libexec/crypto-stream/kafka-format"] for files in rendered["three"].values()}
     assert len(scripts) == 1
     assert "wanted='x0Xr2kqfQ8mV3JY0bVw1aA'" in scripts.pop()
+
+
+def test_what_hosts_of_one_piece_have(tmp_path: Path) -> None:
+    files = render("apart", tmp_path, "--extra-vars=producer_interval_seconds=120")
+    # A controller without a broker is ready when it answers as one.
+    ready = "ExecStartPost=/usr/local/libexec/crypto-stream/wait-ready --pid $MAINPID kafka "
+    assert f"{ready}one:9093\n" in files["one"]["/etc/systemd/system/kafka.service"]
+    assert f"{ready}other:9094\n" in files["other"]["/etc/systemd/system/kafka.service"]
+    # Three polls of the producer, wherever it is, say every host's check when prices are old.
+    for host in ("one", "other"):
+        assert setting(files[host]["/etc/crypto-stream/freshness.toml"], "stale_after_seconds") == "360"
 
 
 def test_three_hosts_are_one_cassandra(rendered: dict[str, dict[str, Files]]) -> None:

@@ -63,14 +63,19 @@ SPECS = {
         ("kafka_heep", "kafka_heep is no variable; the nearest one is kafka_heap_size."),
         ("common_adress", "common_adress is no variable; the nearest one is common_address."),
         ("common_unit_early", "common_unit_early is what one role tells another; an inventory may not set it."),
+        (
+            "endpoint_cassandra_port",
+            "endpoint_cassandra_port is computed from the groups; an inventory may not set it.",
+        ),
         # Somebody else's.
+        ("endpoint_of_mine", ""),
         ("app_name", ""),
         ("common_packages", ""),
         ("ansible_host", ""),
     ],
 )
 def test_names(name: str, expected: str) -> None:
-    assert name_problems([name], SPECS) == ([expected] if expected else [])
+    assert name_problems([name, "_endpoint_cassandra_port"], SPECS) == ([expected] if expected else [])
 
 
 def test_ports() -> None:

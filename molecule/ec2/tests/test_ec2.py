@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any, TypeAlias
 
@@ -163,6 +165,18 @@ def test_again_changes_nothing(cloud: Cloud) -> None:
     run = cloud.playbook(ec2_count=2)
     assert run.returncode == 0, run.stdout
     assert "changed=0" in run.stdout
+
+
+def test_the_key_of_instances_is_not_replaced(cloud: Cloud, tmp_path: Path) -> None:
+    """They would go on with the old one, which nobody would find again by the pair's name."""
+    another = tmp_path / "another"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(another)], check=True)
+    (before,) = cloud.api.describe_key_pairs()["KeyPairs"]
+    run = cloud.playbook(ec2_count=2, ec2_public_key_file=f"{another}.pub")
+    assert run.returncode != 0
+    expected = "which is not the key that the instances of crypto-stream were made with"
+    assert expected in " ".join(run.stdout.split())
+    assert cloud.api.describe_key_pairs()["KeyPairs"] == [before]
 
 
 def test_groups_by_tag_of_what_runs(cloud: Cloud) -> None:

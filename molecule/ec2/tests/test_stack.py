@@ -61,7 +61,8 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What this machine lacks and AWS has: releases, Ubuntu's JDK 8, and CoinLore."""
     folder = tmp_path_factory.mktemp("here")
     values = yaml.safe_load((ROOT / "inventories/sandbox/group_vars/all.yml").read_text())
-    kept = {name: values[name] for name in ("java_apt_repository", "sandbox_sid", "sandbox_cache", "artifact_mirror")}
+    names = ("java_apt_repository", "sandbox_sid", "sandbox_cache", "artifact_mirror", "cassandra_max_map_count")
+    kept = {name: values[name] for name in names}
     # The next container at this address has another key.
     others = {
         "app_coinlore_url": "http://127.0.0.1:8090/api",

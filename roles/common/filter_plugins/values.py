@@ -124,8 +124,11 @@ def name_problems(names: Iterable[str], specs: Mapping[str, Mapping[str, Any]]) 
     internal = {name for some in options.values() for name in some} - public
     own = tuple(f"{role}_" for (role, entry), some in options.items() if some and role not in GENERAL)
     problems = []
-    for name in sorted(set(names) - public):
-        if name in internal:
+    names = set(names)
+    for name in sorted(names - public):
+        if f"_{name}" in names and name.startswith("endpoint_"):
+            problems.append(f"{name} is computed from the groups; an inventory may not set it.")
+        elif name in internal:
             problems.append(f"{name} is what one role tells another; an inventory may not set it.")
         elif near := get_close_matches(name, public, n=1, cutoff=0.0 if name.startswith(own) else 0.85):
             problems.append(f"{name} is no variable; the nearest one is {near[0]}.")
