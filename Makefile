@@ -1,7 +1,7 @@
 # Everything this needs is set up by itself, on Debian and Ubuntu; scripts/lib.sh says what and where.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help up down status test verify lint bench mirror lock docs
+.PHONY: help up down status image test verify lint bench mirror lock docs
 
 # Ports of the sandbox on 127.0.0.1.
 DASHBOARD_PORT ?= 8501
@@ -33,6 +33,9 @@ down: ## Remove the sandbox, with its data
 
 status: ## Show whether data is flowing, and every unit
 	@scripts/status.sh
+
+image: ## Make an OCI image of the stack
+	@scripts/image.sh
 
 test: ## Run lint, the unit tests and the molecule scenarios
 	@scripts/test.sh

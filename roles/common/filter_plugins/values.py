@@ -23,7 +23,7 @@ BESIDE_HEAP_MB = 128
 # Entry points whose options belong to an inventory; those of the others are what one role tells another.
 PUBLIC = ("main", "preflight", "host")
 # Roles whose prefix may well be that of a user's own variables, or of an inventory's.
-GENERAL = ("app", "common", "java", "mirror", "sandbox")
+GENERAL = ("app", "common", "image", "java", "mirror", "sandbox")
 
 
 def megabytes(value: object) -> int:
