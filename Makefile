@@ -1,7 +1,7 @@
 # Everything this needs is set up by itself, on Debian and Ubuntu; scripts/lib.sh says what and where.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help up down status image test verify lint bench mirror lock docs
+.PHONY: help up down status image test test-vagrant verify lint bench mirror lock docs
 
 # Ports of the sandbox on 127.0.0.1.
 DASHBOARD_PORT ?= 8501
@@ -22,7 +22,7 @@ CRYPTO_STREAM_CACHE ?= $(HOME)/.cache/crypto-stream
 export DASHBOARD_PORT SPARK_UI_PORT KAFKA_PORT CQL_PORT SSH_PORT MARKET KAFKA_MODE SCENARIO KEEP CRYPTO_STREAM_CACHE
 
 help: ## Show this
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{ printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{ printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo '  variables: MARKET=coinlore KAFKA_MODE=zookeeper SCENARIO=default KEEP=1 DASHBOARD_PORT SPARK_UI_PORT KAFKA_PORT CQL_PORT SSH_PORT CRYPTO_STREAM_CACHE'
 
 up: ## Bring the whole stack up in the sandbox and print where to look
@@ -39,6 +39,9 @@ image: ## Make an OCI image of the stack
 
 test: ## Run lint, the unit tests and the molecule scenarios
 	@scripts/test.sh
+
+test-vagrant: ## Bring a virtual machine up, use it, halt it and bring it back (libvirt; an hour and a half without a hypervisor)
+	@scripts/test-vagrant.sh
 
 verify: ## Run the tests of SCENARIO once more on the host that KEEP=1 left
 	@MOLECULE_COMMAND_BORDERS=false scripts/run.sh dev molecule verify --scenario-name $(or $(SCENARIO),default)
