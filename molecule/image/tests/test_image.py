@@ -16,8 +16,8 @@ LIMITS = yaml.safe_load((ROOT / "roles/sandbox/defaults/main.yml").read_text())
 
 
 def run(*arguments: str) -> None:
-    """A container of the image, as the README runs one, with its data in a volume of the test's."""
-    podman("rm", "--force", "--ignore", "--time", "60", NAME)
+    """A container in place of one that is ended the hard way: as the README runs it, with its data in a volume."""
+    podman("rm", "--force", "--ignore", "--time", "5", NAME)
     podman(
         *("--runtime", LIMITS["sandbox_runtime"], "run", "--detach", "--name", NAME, "--memory", "4g", "--cpus", "2"),
         *(f"--ulimit={limit}" for limit in LIMITS["sandbox_ulimits"]),
@@ -49,7 +49,7 @@ def root() -> Iterator[Path]:
 def _cleared() -> Iterator[None]:
     podman("volume", "rm", "--force", NAME)
     yield
-    podman("rm", "--force", "--ignore", "--time", "60", NAME)
+    podman("rm", "--force", "--ignore", "--time", "5", NAME)
     podman("volume", "rm", "--force", NAME)
 
 
