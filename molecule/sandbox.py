@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import testinfra
+import yaml
 from testinfra.host import Host
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = Path(os.environ.get("CRYPTO_STREAM_CACHE") or Path.home() / ".cache/crypto-stream")
 CONTAINER = os.environ.get("SANDBOX_NAME") or "crypto-sandbox"
 PAUSE_SECONDS = 0.2
+# How containers are run: its runtime and limits.
+SANDBOX = yaml.safe_load((ROOT / "roles/sandbox/defaults/main.yml").read_text())
 
 # Every unit of the stack and the user it runs as.
 JVM_UNITS = {

@@ -6,17 +6,10 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 podman_packages
 tools control
-become=()
-[ "$(id -u)" = 0 ] || sudo -n true 2>/dev/null || become=(--ask-become-pass)
-if ! mirror_complete; then
-  program mvn maven
-  bootstrap_uv
-  say "Filling the artifact mirror"
-  fill_mirror
-fi
+provide_mirror
 
 say "Making the image"
-ansible-playbook -i inventories/sandbox -i inventories/image playbooks/image.yml "${become[@]}"
+playbook_as_root -i inventories/sandbox -i inventories/image playbooks/image.yml
 cat <<END
 
 Made in $SECONDS s. Run it:

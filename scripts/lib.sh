@@ -112,4 +112,20 @@ fill_mirror() {
     mirror_inputs >"$CACHE/mirror/.complete"
 }
 
+# The mirror, unless it is there.
+provide_mirror() {
+  ! mirror_complete || return 0
+  program mvn maven
+  bootstrap_uv
+  say "Filling the artifact mirror"
+  fill_mirror
+}
+
+# ansible-playbook, for a playbook that needs root here: it asks for sudo's password where there is one.
+playbook_as_root() {
+  local become=()
+  [ "$(id -u)" = 0 ] || sudo -n true 2>/dev/null || become=(--ask-become-pass)
+  ansible-playbook "$@" "${become[@]}"
+}
+
 sandbox_running() { command -v podman >/dev/null && [ "$(as_root podman ps --quiet --filter "name=^$SANDBOX\$")" ]; }

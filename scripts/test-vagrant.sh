@@ -37,7 +37,7 @@ skip() {
 }
 
 provide_packages() {
-  packages qemu-system-x86 qemu-utils seabios ipxe-qemu extlinux syslinux-common fdisk dosfstools rsync debootstrap \
+  packages qemu-system-x86 qemu-utils seabios ipxe-qemu extlinux syslinux-common fdisk rsync debootstrap \
     vagrant vagrant-libvirt libvirt-daemon-system libvirt-clients libvirt-daemon libvirt-daemon-driver-qemu dnsmasq-base iptables
   # Debian 12's own emulator hangs JDK 8 on two CPUs.
   [ $driver = qemu ] && dpkg --compare-versions "$(dpkg-query -W -f '${Version}' qemu-system-x86)" lt 1:10 || return 0
@@ -218,7 +218,7 @@ mkdir -p "$state/done"
 [ $driver = kvm ] || say "There is no hypervisor here: the machine is emulated, and a whole run takes an hour and a half."
 provide_packages
 tools dev
-mirror_complete || { program mvn maven; bootstrap_uv; fill_mirror; }
+provide_mirror
 step box make_box
 daemons
 settings

@@ -59,8 +59,6 @@ mirror_complete || cached=false
 podman_packages
 mirror_complete || program mvn maven
 tools control
-become=()
-[ "$(id -u)" = 0 ] || sudo -n true 2>/dev/null || become=(--ask-become-pass)
 
 # The mirror is mostly waiting for the network, the image mostly for the disk.
 if ! mirror_complete; then
@@ -70,7 +68,7 @@ if ! mirror_complete; then
   mirror_pid=$!
 fi
 say "Providing the sandbox"
-ansible-playbook -i inventories/sandbox playbooks/sandbox.yml "${become[@]}"
+playbook_as_root -i inventories/sandbox playbooks/sandbox.yml
 if [ -n "$mirror_pid" ]; then
   say "Waiting for the artifact mirror"
   tail -n +1 -f --pid="$mirror_pid" "$CACHE/mirror.log" | grep --line-buffered '^TASK' || true

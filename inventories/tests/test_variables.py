@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -48,3 +49,18 @@ def test_an_inventory_can_override_each(role: str) -> None:
     """The group_vars beside the playbooks beat an inventory's, so nothing that is public may be in them."""
     beside = {name for path in ROOT.glob("playbooks/group_vars/all/*.yml") for name in load(path)}
     assert beside & options(role, public=False).keys() == set()
+
+
+def test_what_is_computed_from_the_groups_is_called_by_its_name() -> None:
+    """Much of it is asked for on several hosts only, which few tests have."""
+    defined = {name for path in ROOT.glob("playbooks/group_vars/all/*.yml") for name in load(path)}
+    files = [path for folder in ("roles", "playbooks") for path in (ROOT / folder).rglob("*") if path.is_file()]
+    wrong = {
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in files
+        if path.suffix in (".yml", ".j2")
+        for name in re.findall(r"\b_?(?:endpoint|piece|release)_[a-z_]+|\b_(?:pieces|releases)\b", path.read_text())
+        # Of AWS's modules and of Cassandra's settings.
+        if name not in defined | {"endpoint_url", "endpoint_snitch"}
+    }
+    assert wrong == set()

@@ -10,19 +10,18 @@ from pathlib import Path
 
 import pytest
 import yaml
-from sandbox import ROOT, connect, playbook, podman, port, wait_for
+from sandbox import ROOT, SANDBOX, connect, playbook, podman, port, wait_for
 from testinfra.host import Host
 
-LIMITS = yaml.safe_load((ROOT / "roles/sandbox/defaults/main.yml").read_text())
 NAME = "crypto-molecule-image-host"
 OTHER = "localhost/crypto-stream:of-another-machine"
 # What podman needs inside a container: nothing of this is so on a server.
 INSIDE_A_CONTAINER = {
     "containers.conf": f"""\
 [containers]
-default_ulimits = {LIMITS["sandbox_ulimits"]}
+default_ulimits = {SANDBOX["sandbox_ulimits"]}
 [engine]
-runtime = "{LIMITS["sandbox_runtime"]}"
+runtime = "{SANDBOX["sandbox_runtime"]}"
 [network]
 default_subnet = "10.89.7.0/24"
 """,

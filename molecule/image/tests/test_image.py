@@ -7,20 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
-from sandbox import ROOT, playbook, podman, port, wait_for
+from sandbox import ROOT, SANDBOX, playbook, podman, port, wait_for
 
 IMAGE = "localhost/crypto-stream:test"
 NAME = "crypto-molecule-image"
-LIMITS = yaml.safe_load((ROOT / "roles/sandbox/defaults/main.yml").read_text())
 
 
 def run(*arguments: str) -> None:
     """A container in place of one that is ended the hard way: as the README runs it, with its data in a volume."""
     podman("rm", "--force", "--ignore", "--time", "5", NAME)
     podman(
-        *("--runtime", LIMITS["sandbox_runtime"], "run", "--detach", "--name", NAME, "--memory", "4g", "--cpus", "2"),
-        *(f"--ulimit={limit}" for limit in LIMITS["sandbox_ulimits"]),
+        *("--runtime", SANDBOX["sandbox_runtime"], "run", "--detach", "--name", NAME, "--memory", "4g", "--cpus", "2"),
+        *(f"--ulimit={limit}" for limit in SANDBOX["sandbox_ulimits"]),
         *("--publish", f"127.0.0.1:{port('DASHBOARD_PORT', 8501)}:8501", "--volume", f"{NAME}:/var/lib"),
         *(*arguments, IMAGE),
     )
