@@ -21,6 +21,32 @@ install -d -o ubuntu -g ubuntu -m 700 ~ubuntu/.ssh
 install -o ubuntu -g ubuntu -m 600 ~ops/.ssh/authorized_keys ~ubuntu/.ssh/authorized_keys
 echo 'ubuntu ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/ubuntu
 """
+# The first boot of an image of a cloud: cloud-init is busy for a while, and then somebody has apt's lock.
+FIRST_BOOT = """
+apt-get update && apt-get install -y --no-install-recommends cloud-init
+install -d /var/lib/cloud/seed/nocloud
+echo 'instance-id: i-first-boot' > /var/lib/cloud/seed/nocloud/meta-data
+cat > /var/lib/cloud/seed/nocloud/user-data <<'END'
+#cloud-config
+apt: {preserve_sources_list: true}
+locale: false
+ssh_deletekeys: false
+users: []
+runcmd:
+  - sleep 20
+  - touch /boot-is-over
+  - systemd-run --unit=somebody /usr/local/bin/hold-lock
+END
+cat > /usr/local/bin/hold-lock <<'END'
+#!/usr/bin/python3
+import fcntl, pathlib, time
+with open("/var/lib/dpkg/lock-frontend", "w") as lock:
+    fcntl.lockf(lock, fcntl.LOCK_EX)
+    time.sleep(40)
+    pathlib.Path("/lock-is-free").touch()
+END
+chmod +x /usr/local/bin/hold-lock
+"""
 
 
 def provide(*arguments: str) -> None:
@@ -47,7 +73,8 @@ def instance(cloud: Cloud) -> Iterator[None]:
     absent = "--extra-vars=sandbox_state=absent"
     provide(absent)
     provide()
-    podman("exec", HOST, "sh", "-c", LOGIN)
+    podman("exec", HOST, "sh", "-ec", LOGIN + FIRST_BOOT)
+    podman("restart", "--time", "30", HOST)
     run = cloud.playbook(ec2_public_key_file=f"{KEY}.pub", _ec2_ssh_port=22)
     assert run.returncode == 0, run.stdout
     yield
@@ -107,6 +134,15 @@ class TestStack:
         run = site(cloud, here)
         assert run.returncode == 0, run.stdout
         wait_for(flows, "data flowing", 300)
+
+    def test_it_waited_for_the_first_boot_and_for_the_lock(self) -> None:
+        moments = on_instance(
+            "stat --format %Y /boot-is-over /etc/systemd/journald.conf.d/crypto-stream.conf"
+            " /lock-is-free /var/lib/dpkg/info/openjdk-8-jre-headless:*.list"
+        ).stdout.split()
+        boot, first_change, lock, package = map(int, moments)
+        assert boot <= first_change
+        assert lock <= package
 
     def test_again_changes_nothing(self, cloud: Cloud, here: Path) -> None:
         run = site(cloud, here)
