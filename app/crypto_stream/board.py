@@ -26,11 +26,12 @@ class Snapshot:
 class Reader:
     """Looks at Cassandra every few seconds. `snapshot` is safe for any thread."""
 
-    def __init__(self, prices: Store, interval_seconds: float) -> None:
+    def __init__(self, prices: Store, interval_seconds: float, stale_seconds: float) -> None:
         self.prices = prices
         self.snapshot = Snapshot()
         self.metrics = DashboardMetrics()
         self._interval = interval_seconds
+        self._stale = stale_seconds
 
     def start(self) -> None:
         """Look for as long as the process lives."""
@@ -39,7 +40,7 @@ class Reader:
     def look(self, now: float) -> None:
         """One look, at `now` in epoch seconds."""
         try:
-            board = self.prices.board(int(now * 1000))
+            board = self.prices.board(int(now * 1000), self._stale)
         except StoreError as error:
             self.metrics.failed()
             since = self.snapshot.failing_since or now
@@ -64,4 +65,5 @@ def settings() -> Settings:
 def reader() -> Reader:
     """One for each process."""
     store.quiet_driver()
-    return Reader(Store(settings().cassandra), settings().dashboard.refresh_seconds)
+    found = settings()
+    return Reader(Store(found.cassandra), found.dashboard.refresh_seconds, found.freshness.stale_after_seconds)

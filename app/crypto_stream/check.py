@@ -18,7 +18,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -35,12 +35,15 @@ CONNECT_SECONDS = 3.0
 PAUSE_SECONDS = 2.0
 # With no producer on this host to tell of the API, it is asked itself, no more often than this.
 API_SECONDS = 30.0
+# The API's values change about once a minute; only what stands still for longer than that, and stale, is frozen.
+FROZEN_SECONDS = 120.0
 DISK_LIMIT_PERCENT = 80
 REAL_FILE_SYSTEMS = {"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "overlay", "fuse-overlayfs"}
 UNITS = {"producer": "crypto-producer", "stream_job": "crypto-stream-job", "dashboard": "crypto-dashboard"}
 # The servers that a service waits for when they are away.
 NEEDS = {"producer": ("topic",), "stream_job": ("topic", "table")}
 PRODUCER = "crypto_producer"
+JOB = "crypto_job"
 PRODUCER_JOURNAL = "journalctl -u crypto-producer -n 50"
 JOB_JOURNAL = "journalctl -u crypto-stream-job -n 50"
 
@@ -56,7 +59,6 @@ class Facts:
     error: str = ""
     newest_ts: int | None = None
     ahead_seconds: float = 0
-    coins: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,10 @@ def judge_api(producer: Service, asked: Facts | None, now: float, limit_seconds:
     if not polled:
         return Hop("api", True, "pages of the first poll arrive", now - page)
     age, found = now - polled, f"the last poll brought {values[f'{PRODUCER}_last_poll_coins']:,.0f} coins"
+    still = now - values[f"{PRODUCER}_market_moved_timestamp_seconds"]
+    if now - page <= limit_seconds < still - FROZEN_SECONDS:
+        frozen = f"{found}, and the API's own time of them has stood still for {_span(still)}"
+        return Hop("api", False, frozen, still, "the API tells the same values again and again", PRODUCER_JOURNAL)
     if values[f"{PRODUCER}_last_poll{{ok}}"]:
         return Hop("api", True, found, age)
     if now - page <= limit_seconds:
@@ -202,21 +208,33 @@ def judge_topic(facts: Facts, now_ts: int, limit_seconds: float) -> Hop:
 
 
 def judge_stream_job(service: Service, now: float, limit_seconds: float) -> Hop:
-    """Batches that end while messages wait."""
+    """Batches of each query that end while messages wait."""
     if (hop := judge_unit("stream_job", service)) is not None:
         return hop
     values = service.values
-    lag, behind = values["crypto_job_lag_records"], values["crypto_job_lag_seconds"]
-    last = values["crypto_job_last_batch_timestamp_seconds"]
-    set_aside = values.get("crypto_job_rows_total{dead_letter}", 0) + values.get("crypto_job_rows_total{refused}", 0)
-    found = f"{lag:,.0f} messages wait, {set_aside:,.0f} set aside since it started"
-    age = now - last if last else None
-    since = now - (last or values["crypto_job_start_timestamp_seconds"])
-    if lag and since > limit_seconds:
-        cause = f"no batch has ended for {_span(since)}"
-        return Hop("stream_job", False, found, age, cause, JOB_JOURNAL)
-    warning = f"the tables are {_span(behind)} behind the topic" if behind > limit_seconds else None
+    start = values[f"{JOB}_start_timestamp_seconds"]
+    lags = _by_query(values, f"{JOB}_lag_records")
+    ended = _by_query(values, f"{JOB}_last_batch_timestamp_seconds")
+    set_aside = sum(_by_query(values, f"{JOB}_rows_total", "refused,").values())
+    set_aside += values.get(f"{JOB}_rows_total{{written,dead_letters}}", 0)
+    late = sum(_by_query(values, f"{JOB}_rows_total", "late,").values())
+    found = f"{max(lags.values(), default=0):,.0f} messages wait, {set_aside:,.0f} set aside since it started"
+    found += f", {late:,.0f} too late for their candles" if late else ""
+    age = now - max(ended.values()) if ended else None
+    for query, lag in lags.items():
+        since = now - ended.get(query, start)
+        if lag and since > limit_seconds:
+            cause = f"no batch of {query} has ended for {_span(since)}"
+            return Hop("stream_job", False, found, age, cause, JOB_JOURNAL)
+    query, behind = max(_by_query(values, f"{JOB}_lag_seconds").items(), key=lambda item: item[1], default=("", 0))
+    warning = f"{query} is {_span(behind)} behind its topics" if behind > limit_seconds else None
     return Hop("stream_job", True, found, age, warning=warning)
+
+
+def _by_query(values: Mapping[str, float], name: str, outcome: str = "") -> dict[str, float]:
+    """The values of a metric of each query, by the query's name; `outcome` is what goes before that in the labels."""
+    begin = f"{name}{{{outcome}"
+    return {key[len(begin) : -1]: value for key, value in values.items() if key.startswith(begin)}
 
 
 def judge_table(facts: Facts, topic: Facts, now_ts: int, limit_seconds: float) -> Hop:
@@ -407,36 +425,36 @@ def _last_messages(consumer: Any, partitions: list[Any], ends: dict[Any, int]) -
 
 def _facts_of(newest: list[Any], now_ts: int) -> Facts:
     """What the last messages of the partitions say: when they came, by Kafka's clock, and what they say themselves."""
-    prices = []
+    times = []
     for message in newest:
         with contextlib.suppress(MessageError):  # it becomes a dead letter, which is not this hop's matter
-            prices.append(parse(message.value))
-    ahead = max((price.ts - now_ts for price in prices), default=0) / 1000
+            times.append(parse(message.value).ts)
+    ahead = max((ts - now_ts for ts in times), default=0) / 1000
     came = [message.timestamp for message in newest if message.timestamp <= now_ts + AHEAD_SECONDS * 1000]
-    return Facts(newest_ts=max(came, default=None), ahead_seconds=ahead, coins=tuple(price.id for price in prices))
+    return Facts(newest_ts=max(came, default=None), ahead_seconds=ahead)
 
 
-def look_at_table(settings: Settings, coins: Sequence[str]) -> Facts:
-    """The newest row, and prices of the future. No query gives the newest one of all coins at once, so it is looked for
-    among many and among those that the topic ends with: of all coins, their next rows are due first.
-    """
+def look_at_table(settings: Settings) -> Facts:
+    """The newest row of the board, and whether the table of all prices has got as far; prices of the future."""
     from crypto_stream.store import Store, quiet_driver
 
     quiet_driver()
     store = Store(settings.cassandra.model_copy(update={"request_timeout_seconds": CONNECT_SECONDS}))
     now_ts = time.time_ns() // 1_000_000
     try:
-        every = store.board(now_ts)
-        rows = every.rows + store.board(now_ts, coins).rows
+        board = store.board(now_ts, settings.freshness.stale_after_seconds)
+        ahead = max((row.ts - now_ts for row in board.ahead), default=0) / 1000
+        keyspace = settings.cassandra.keyspace
+        if board.newest_ts is None:
+            return Facts(f"{keyspace}.latest_prices is empty", ahead_seconds=ahead)
+        newest = next(row for row in board.rows if row.ts == board.newest_ts)
+        written = store.newest_ts(newest.id, now_ts)
     finally:
         store.close()
-    table = f"{settings.cassandra.keyspace}.prices"
-    ahead = max((row.ts - now_ts for row in every.ahead), default=0) / 1000
-    if not rows:
-        return Facts(f"{table} is empty", ahead_seconds=ahead)
-    newest = max(rows, key=lambda row: row.ts)
-    found = f"{newest.name} at {newest.price_usd:,.6g} USD in {table}"
-    return Facts(found, newest_ts=newest.ts, ahead_seconds=ahead)
+    found = f"{newest.name} at {newest.price_usd:,.6g} USD, {len(board.rows):,} coins in {keyspace}.latest_prices"
+    if written is None:
+        return Facts(f"{found}, none of it in {keyspace}.prices", ahead_seconds=ahead)
+    return Facts(found, newest_ts=min(written, newest.ts), ahead_seconds=ahead)
 
 
 def look_at_page(settings: Settings) -> Facts:
@@ -513,7 +531,7 @@ def disks() -> list[Disk]:
 
 
 def look(settings: Settings, api: Api) -> Report:
-    """Look at all hops at the same time (but the table, whose coins the topic names), and judge."""
+    """Look at all hops at the same time, and judge."""
     ports = {
         "producer": settings.producer.metrics_port,
         "stream_job": settings.stream_job.metrics_port,
@@ -526,14 +544,15 @@ def look(settings: Settings, api: Api) -> Report:
         return Facts()
 
     looks: dict[str, Callable[[], Facts]] = {name: lambda name=name: see(name) for name in ports}  # type: ignore[misc]
-    facts = _at_the_same_time(
-        looks | {"topic": lambda: look_at_topic(settings), "page": lambda: look_at_page(settings)}
-    )
+    looks |= {
+        "topic": lambda: look_at_topic(settings),
+        "table": lambda: look_at_table(settings),
+        "page": lambda: look_at_page(settings),
+    }
+    facts = _at_the_same_time(looks)
     service = {name: services.get(name, Service("active", error=facts[name].error)) for name in ports}
-    late: dict[str, Callable[[], Facts]] = {"table": lambda: look_at_table(settings, facts["topic"].coins)}
     if not has_polled(service["producer"]):
-        late["api"] = api.look
-    facts |= _at_the_same_time(late)
+        facts |= _at_the_same_time({"api": api.look})
     now = time.time()
     now_ts, limit = int(now * 1000), settings.freshness.stale_after_seconds
     hops = [

@@ -11,11 +11,11 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import httpx
 import tenacity
@@ -80,6 +80,16 @@ def _optional_rank(value: Any) -> int | None:
     return int(number) if number is not None and 0 < number < 2**31 else None
 
 
+def _optional_count(value: Any) -> int | None:
+    number = _optional_number(value)
+    return int(number) if number is not None and 0 <= number < 2**31 else None
+
+
+def _optional_share(value: Any) -> float | None:
+    number = _optional_number(value)
+    return number if number is not None and 0 <= number <= 100 else None
+
+
 def _text(value: Any) -> str:
     if not isinstance(value, str) or not re.search(VISIBLE, value):
         raise ValueError("no text")
@@ -130,30 +140,60 @@ class Ticker(BaseModel):
     volume24: OptionalAmount = None
 
 
+OptionalCount = Annotated[int | None, BeforeValidator(_optional_count)]
+OptionalShare = Annotated[float | None, BeforeValidator(_optional_share)]
+
+
+class World(BaseModel):
+    """What is used of the market as a whole, as CoinLore describes it. Its all-time highs are implausible."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    total_mcap: Annotated[float, BeforeValidator(_number), Field(ge=0)]
+    total_volume: Annotated[float, BeforeValidator(_number), Field(ge=0)]
+    btc_d: OptionalShare = None
+    eth_d: OptionalShare = None
+    mcap_change: OptionalNumber = None
+    volume_change: OptionalNumber = None
+    avg_change_percent: OptionalNumber = None
+    coins_count: OptionalCount = None
+    active_markets: OptionalCount = None
+
+
 @dataclass(frozen=True)
 class Rejected:
-    """A ticker that cannot be used, and why."""
+    """A ticker, or a market, that cannot be used, and why."""
 
     payload: Any
     reason: str
 
 
+AnyAnswer = TypeVar("AnyAnswer", Ticker, World)
+
+
 @dataclass
 class Page:
-    """What one page of a poll brought, at `ts` (epoch milliseconds). `error` says what is missing, if anything."""
+    """What one page of a poll brought, at `ts` (epoch milliseconds). `error` says what is missing, if anything;
+    `market_time` is the API's own time of its values, in epoch seconds.
+    """
 
     ts: int
     tickers: list[Ticker] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
     error: str = ""
+    market_time: float | None = None
 
 
 def parse_ticker(payload: Any) -> Ticker | Rejected:
     """Never raises: what is no usable ticker comes back as `Rejected`."""
+    return _parse(Ticker, payload)
+
+
+def _parse(model: type[AnyAnswer], payload: Any) -> AnyAnswer | Rejected:
     if not isinstance(payload, dict):
         return Rejected(payload, "not an object")
     try:
-        return Ticker.model_validate(payload)
+        return model.model_validate(payload)
     except ValidationError as error:
         return Rejected(payload, "; ".join(_reason(detail) for detail in error.errors(include_url=False)))
 
@@ -189,6 +229,14 @@ class RateLimiter:
     def keep_away(self, seconds: float) -> None:
         """No request for this long."""
         self._away_until = max(self._away_until, self._clock() + seconds)
+
+
+class Tickers(NamedTuple):
+    """A page of tickers, how many coins there are in all, and the time that the API says its values have."""
+
+    payloads: list[Any]
+    known: int
+    market_time: float | None
 
 
 class CoinLore:
@@ -248,7 +296,7 @@ class CoinLore:
             limit = min(PAGE_SIZE, coins - start)
             name = f"coins {start + 1} to {start + limit}"
             try:
-                payloads, known = self._retrying(self._tickers, start, limit)
+                payloads, known, market_time = self._retrying(self._tickers, start, limit)
             except CoinLoreError as error:
                 yield Page(self._now(), error=f"{name}: {error}")
                 failed_in_a_row += 1
@@ -262,14 +310,49 @@ class CoinLore:
             if not payloads and start + PAGE_SIZE >= known:
                 return
             page = _sort_out(payloads, seen, self._now())
+            page.market_time = market_time
             if short and not is_last:
                 page.error = f"{name}: only {len(payloads)} came, of {known} that there are"
             yield page
             if is_last or not payloads:
                 return
 
-    def _tickers(self, start: int, limit: int) -> tuple[list[Any], int]:
-        """One page, and how many coins there are in all."""
+    def these(self, coins: Sequence[str]) -> Iterator[Page]:
+        """The coins with these ids, page by page as they come; one that the API does not know is an error of its page.
+
+        A page that cannot be had costs only its own coins; after two of them in a row the rest is given up.
+        """
+        seen: set[str] = set()
+        failed_in_a_row = 0
+        for start in range(0, len(coins), PAGE_SIZE):
+            wanted = coins[start : start + PAGE_SIZE]
+            try:
+                payloads = self._retrying(self._list, "/ticker/", {"id": ",".join(wanted)})
+            except CoinLoreError as error:
+                yield Page(self._now(), error=f"coins {', '.join(wanted)}: {error}")
+                failed_in_a_row += 1
+                if failed_in_a_row == FAILED_PAGES_IN_A_ROW:
+                    return
+                continue
+            failed_in_a_row = 0
+            page = _sort_out(payloads[:PAGE_SIZE], seen, self._now())
+            if missing := [coin for coin in wanted if coin not in seen]:
+                page.error = f"coins {', '.join(missing)}: the API does not know them"
+            yield page
+
+    def world(self) -> World | Rejected:
+        """The market as a whole. Raises `CoinLoreError` when it cannot be had."""
+        (payload,) = self._retrying(self._list, "/global/", {})[:1] or [None]
+        return _parse(World, payload)
+
+    def _list(self, path: str, query: dict[str, str]) -> list[Any]:
+        answer = self._get(path, query)
+        if not isinstance(answer, list):
+            raise TransientError("the answer is no list")
+        return answer
+
+    def _tickers(self, start: int, limit: int) -> Tickers:
+        """One page."""
         answer = self._get("/tickers/", {"start": str(start), "limit": str(limit)})
         data = answer.get("data") if isinstance(answer, dict) else None
         if not isinstance(data, list):
@@ -280,7 +363,8 @@ class CoinLore:
         known = info.get("coins_num") if isinstance(info, dict) else None
         if not isinstance(known, int) or known <= 0:  # then a full page is not the last one
             known = start + len(data) + (len(data) >= limit)
-        return data[:limit], known
+        told = info.get("time") if isinstance(info, dict) else None
+        return Tickers(data[:limit], known, _optional_number(told))
 
     def _get(self, path: str, query: dict[str, str]) -> Any:
         """One request: JSON, or `TransientError` where another try may help, or `CoinLoreError`."""

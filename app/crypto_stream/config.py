@@ -20,7 +20,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, cast
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 if sys.version_info >= (3, 11):
@@ -33,6 +41,7 @@ ENV_PREFIX = "CRYPTO_STREAM_"
 # Where the files are, and where the project's own tools keep their downloads.
 NO_SETTINGS = {"CONFIG_DIR", "CACHE"}
 EX_CONFIG = 78
+MAX_COINS = 20_000
 
 
 class SettingsError(Exception):
@@ -94,6 +103,19 @@ def _not_empty(values: tuple[str, ...]) -> tuple[str, ...]:
     return values
 
 
+def _coins(value: Any) -> int | tuple[str, ...]:
+    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_COINS:
+        return value
+    # In the environment, a number is a text.
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,5}", value):
+        return _coins(int(value))
+    if isinstance(value, (list, tuple)) and 0 < len(set(map(str, value))) == len(value) <= MAX_COINS:
+        ids = tuple(str(one) for one in value)
+        if all(re.fullmatch(r"[A-Za-z0-9_-]{1,40}", one) for one in ids):
+            return ids
+    raise ValueError(f"a number from 1 to {MAX_COINS}, or a list of different ids")
+
+
 HttpAddress = Annotated[str, AfterValidator(_http_address)]
 HostName = Annotated[str, AfterValidator(_host_name)]
 HostAndPort = Annotated[str, AfterValidator(_host_and_port)]
@@ -101,6 +123,9 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 TopicName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9._-]{1,249}$")]
 # CQL folds unquoted names to lower case; names that need no quotes need no care either.
 CqlName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,47}$")]
+
+
+Coins = Annotated[int | tuple[str, ...], PlainValidator(_coins)]
 
 
 class Section(BaseModel):
@@ -125,6 +150,7 @@ class Kafka(Section):
 
     bootstrap_servers: Annotated[tuple[HostAndPort, ...], AfterValidator(_not_empty)] = ("127.0.0.1:9094",)
     topic: TopicName = "crypto.prices"
+    market_topic: TopicName = "crypto.global"
     rejected_topic: TopicName = "crypto.rejected"
     partitions: int = Field(3, ge=1, le=1000)
     replication_factor: int = Field(1, ge=1, le=7)
@@ -134,9 +160,9 @@ class Kafka(Section):
     retention_bytes: int = Field(1024 * 1024 * 1024, ge=-1)
 
     @model_validator(mode="after")
-    def _two_topics(self) -> Kafka:
-        if self.topic == self.rejected_topic:
-            raise ValueError("two different names in topic and rejected_topic")
+    def _three_topics(self) -> Kafka:
+        if len({self.topic, self.market_topic, self.rejected_topic}) < 3:
+            raise ValueError("three different names in topic, market_topic and rejected_topic")
         return self
 
 
@@ -149,6 +175,15 @@ class Cassandra(Section):
     local_datacenter: str = Field("datacenter1", min_length=1)
     replication: Annotated[str, AfterValidator(_replication)] = "{'class': 'SimpleStrategy', 'replication_factor': 1}"
     request_timeout_seconds: float = Field(5.0, ge=0.1, le=120)
+
+
+class Retention(Section):
+    """`[retention]`: for how many days a row of each table is kept. Cassandra's own limit is twenty years."""
+
+    prices_days: int = Field(30, ge=1, le=7300)
+    candles_days: int = Field(1825, ge=1, le=7300)
+    market_global_days: int = Field(1825, ge=1, le=7300)
+    dead_letters_days: int = Field(30, ge=1, le=7300)
 
 
 class SchemaSetup(Section):
@@ -167,7 +202,8 @@ class Freshness(Section):
 class Producer(Section):
     """`[producer]`: what is polled and how hard delivery is tried."""
 
-    coins: int = Field(100, ge=1, le=20000)
+    # The first so many by rank, or those with these ids.
+    coins: Coins = 100
     interval_seconds: float = Field(30, ge=1, le=86400)
     # What Kafka has not acknowledged waits in this file, at most so long and so much of it.
     outbox: str = Field("/var/lib/crypto-producer/outbox.sqlite", pattern=r"^/.+")
@@ -183,9 +219,11 @@ class StreamJob(Section):
     """`[stream_job]`: from the topic into the tables."""
 
     checkpoint_dir: str = Field("/var/lib/crypto-stream/checkpoints", pattern=r"^(/|[a-z0-9]+://).+")
-    # 0: a batch begins as soon as there is data.
+    # Of the prices; 0: a batch begins as soon as there is data.
     trigger_ms: int = Field(0, ge=0, le=3_600_000)
     max_offsets_per_trigger: int = Field(50_000, ge=1, le=10_000_000)
+    # How long after newer prices an older one may come and still count in its candles.
+    candle_lateness_seconds: int = Field(600, ge=1, le=86400)
     # Messages wait and no batch has ended for so long: the process ends, and systemd starts it anew.
     stall_seconds: float = Field(120, ge=10, le=86400)
     metrics_port: Port = 9402
@@ -222,6 +260,7 @@ class Settings(BaseSettings):
     market: Market = Market()
     kafka: Kafka = Kafka()
     cassandra: Cassandra = Cassandra()
+    retention: Retention = Retention()
     schema_setup: SchemaSetup = SchemaSetup()
     freshness: Freshness = Freshness()
     producer: Producer = Producer()

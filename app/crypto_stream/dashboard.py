@@ -6,8 +6,10 @@ sentence beside it.
 
 from __future__ import annotations
 
+import math
 import re
 import time
+from typing import TYPE_CHECKING, Any
 
 import altair as alt
 import pandas as pd
@@ -16,10 +18,14 @@ import streamlit as st
 from crypto_stream import board, config
 from crypto_stream.board import Reader, Snapshot
 from crypto_stream.config import Settings
-from crypto_stream.store import LatestPrice, PricePoint, StoreError
+from crypto_stream.store import Board, LatestPrice, PricePoint, StoreError
 
-FAVOURITE = "Bitcoin"
-GREY = "#9a9a9a"
+if TYPE_CHECKING:
+    from pandas.io.formats.style import Styler
+
+# Bitcoin's id.
+FAVOURITE = "90"
+GREY, UP, DOWN = "#9a9a9a", "#1a9c5b", "#d64545"
 
 
 def format_price(price: float) -> str:
@@ -30,6 +36,21 @@ def format_price(price: float) -> str:
         return "$0.00"
     decimals = max(4, 3 - int(f"{price:e}".split("e")[1]))
     return f"${price:.{decimals}f}"
+
+
+def format_change(change: float) -> str:
+    """Per cent, with its sign; a dash where nothing is known."""
+    return "-" if math.isnan(change) else f"{change:+,.2f} %"
+
+
+def format_amount(amount: float) -> str:
+    """US dollars in thousands, millions and so on; a dash where nothing is known."""
+    if math.isnan(amount):
+        return "-"
+    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if amount >= size:
+            return f"${amount / size:,.2f}{unit}"
+    return f"${amount:,.2f}"
 
 
 def format_age(seconds: float) -> str:
@@ -51,16 +72,37 @@ def plain(text: str) -> str:
 
 
 def latest_table(rows: list[LatestPrice], now: float) -> pd.DataFrame:
-    """For display, the dearest coin first; columns Name, Price, Updated (both text) and Time (UTC)."""
-    ordered = sorted(rows, key=lambda row: row.price_usd, reverse=True)
+    """Coins in the order of their ranks; true numbers, so that they can be sorted by. Changes in per cent, Updated in
+    seconds.
+    """
     return pd.DataFrame(
         {
-            "Name": [row.name for row in ordered],
-            "Price": [format_price(row.price_usd) for row in ordered],
-            "Updated": [format_age(now - row.ts / 1000) for row in ordered],
-            "Time": pd.to_datetime([row.ts for row in ordered], unit="ms", utc=True),
+            "Rank": pd.array([row.rank for row in rows], dtype="Int64"),
+            "Name": [row.name for row in rows],
+            "Symbol": [row.symbol or "" for row in rows],
+            "Price": [row.price_usd for row in rows],
+            "1 h": [row.percent_change_1h for row in rows],
+            "24 h": [row.percent_change_24h for row in rows],
+            "7 d": [row.percent_change_7d for row in rows],
+            "Volume 24 h": [row.volume24_usd for row in rows],
+            "Market cap": [row.market_cap_usd for row in rows],
+            "Updated": [max(0, round(now - row.ts / 1000)) for row in rows],
         }
-    )
+    ).astype(dict.fromkeys(("1 h", "24 h", "7 d", "Volume 24 h", "Market cap"), "float64"))
+
+
+def styled(frame: pd.DataFrame, *, reachable: bool) -> Styler:
+    """As market sites write it; what may be out of date is grey."""
+
+    def direction(value: Any) -> str:
+        return f"color: {UP if value > 0 else DOWN}" if reachable and value and not math.isnan(value) else ""
+
+    changes = ["1 h", "24 h", "7 d"]
+    amounts = ["Volume 24 h", "Market cap"]
+    words: dict[Any, Any] = {"Price": format_price, "Updated": format_age}
+    words |= dict.fromkeys(changes, format_change) | dict.fromkeys(amounts, format_amount)
+    style = frame.style.format(words).map(direction, subset=pd.Index(changes))
+    return style if reachable else style.set_properties(color=GREY)
 
 
 def price_chart(points: list[PricePoint], name: str) -> alt.Chart:
@@ -89,12 +131,13 @@ def price_chart(points: list[PricePoint], name: str) -> alt.Chart:
     return chart
 
 
-def show_freshness(rows: list[LatestPrice], now: float, settings: Settings, *, reachable: bool) -> None:
+def show_freshness(board: Board, now: float, settings: Settings, *, reachable: bool) -> None:
     """Three figures above the table, and a plain word when nothing new comes."""
-    age = now - max(row.ts for row in rows) / 1000
+    rows = board.rows
+    age = now - (board.newest_ts or max(row.ts for row in rows)) / 1000
     is_stale = age > settings.freshness.stale_after_seconds
     coins, newest, state = st.columns(3)
-    coins.metric("Coins", f"{len(rows):,}")
+    coins.metric("Coins", f"{len(rows):,}", help=f"{len(board.left):,} more have left the ranking")
     newest.metric("Newest price", format_age(age))
     state.metric("State", "unknown" if not reachable else "stale" if is_stale else "live")
     if reachable and is_stale:
@@ -125,7 +168,7 @@ def show_ahead(ahead: list[LatestPrice], now: float) -> None:
         whose = "1 coin has a price that is" if len(ahead) == 1 else f"{len(ahead):,} coins have prices that are"
         st.warning(
             f"A wrong clock: {whose} ahead of this host's time ({plain(most.name)} by {lead})."
-            " The newest ones before now are shown."
+            " They are shown with the others."
         )
 
 
@@ -144,17 +187,11 @@ def show(settings: Settings, reader: Reader) -> None:
         st.info("No prices yet. The first ones arrive within a minute after the stream was started.")
         return
     reachable = snapshot.failing_since is None
-    show_freshness(rows, now, settings, reachable=reachable)
-    table, course = st.columns([2, 3], gap="large")
+    show_freshness(snapshot.board, now, settings, reachable=reachable)
+    table, course = st.columns([3, 2], gap="large")
     with table:
         st.subheader("Latest prices")
-        frame = latest_table(rows, now)
-        st.dataframe(
-            frame if reachable else frame.style.set_properties(color=GREY),
-            hide_index=True,
-            height=420,
-            column_config={"Time": st.column_config.DatetimeColumn("Time (UTC)", format="HH:mm:ss")},
-        )
+        st.dataframe(styled(latest_table(rows, now), reachable=reachable), hide_index=True, height=420)
     with course:
         show_course(settings, reader, rows, now)
 
@@ -163,7 +200,7 @@ def show_course(settings: Settings, reader: Reader, rows: list[LatestPrice], now
     """The price line of the coin that was chosen."""
     names = {row.id: row.name for row in sorted(rows, key=lambda row: row.name.lower())}
     ids = list(names)
-    favourite = next((coin for coin in ids if names[coin] == FAVOURITE), ids[0])
+    favourite = FAVOURITE if FAVOURITE in names else ids[0]
     st.subheader("Price")
     coin = st.selectbox("Coin", ids, index=ids.index(favourite), format_func=names.__getitem__, key="coin")
     hours = settings.dashboard.history_hours

@@ -1,7 +1,7 @@
-"""What travels through Kafka: one price of one coin, and everything that decides whether bytes are one.
+"""What travels through Kafka: one price of one coin, or the market as a whole, and what decides whether bytes are one.
 
-A message is one flat JSON object in UTF-8; its key is the coin's id, so all prices of a coin stay in order in one
-partition. `PriceMessage` says which fields there are, of what type and within which limits; the patterns below say what
+A message is one flat JSON object in UTF-8; the key of a price is the coin's id, so all prices of a coin stay in order
+in one partition. A model says which fields there are, of what type and within which limits; the patterns below say what
 such an object looks like. The producer encodes with the model, `parse` reads with it, and the stream job builds its
 columns from the same model and the same patterns, so both find the same verdict on the same bytes. They are written in
 what Python's and Java's regular expressions have in common, without repeated groups of varying length, for which Java
@@ -10,10 +10,12 @@ needs stack.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from annotated_types import Ge, Le
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -68,20 +70,23 @@ def _shows_something(value: str | None) -> str | None:
     return value
 
 
-class PriceMessage(BaseModel):
-    """One coin at one moment: `ts`, when the page that told its price arrived, in epoch milliseconds; money in US
-    dollars, changes in per cent.
-
-    What is optional is what CoinLore leaves empty for some coins.
+class Message(BaseModel):
+    """What all messages share: `ts`, when the answer that told it arrived, in epoch milliseconds. Money is in US
+    dollars, changes and shares are in per cent; what is optional is what CoinLore leaves empty now and then.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=False)
 
     schema_version: Literal[1] = 1
+    ts: int = Field(ge=MIN_TS, le=MAX_TS)
+
+
+class PriceMessage(Message):
+    """One coin at one moment."""
+
     id: Text
     name: Text
     price_usd: float = Field(ge=0)
-    ts: int = Field(ge=MIN_TS, le=MAX_TS)
     symbol: Text | None = None
     rank: int | None = Field(None, ge=1, le=2**31 - 1)
     volume24_usd: float | None = Field(None, ge=0)
@@ -89,6 +94,23 @@ class PriceMessage(BaseModel):
     percent_change_1h: float | None = None
     percent_change_24h: float | None = None
     percent_change_7d: float | None = None
+
+
+class MarketMessage(Message):
+    """The market as a whole at one moment; `btc_d` and `eth_d` are the shares of Bitcoin and Ethereum in its cap."""
+
+    total_mcap_usd: float = Field(ge=0)
+    total_volume_usd: float = Field(ge=0)
+    btc_d: float | None = Field(None, ge=0, le=100)
+    eth_d: float | None = Field(None, ge=0, le=100)
+    mcap_change: float | None = None
+    volume_change: float | None = None
+    avg_change_percent: float | None = None
+    coins_count: int | None = Field(None, ge=0, le=2**31 - 1)
+    active_markets: int | None = Field(None, ge=0, le=2**31 - 1)
+
+
+AnyMessage = TypeVar("AnyMessage", bound=Message)
 
 
 def printable(text: str) -> str:
@@ -106,9 +128,17 @@ class Rule:
     most: float | None = None
 
 
-def _rule(name: str) -> Rule:
-    """The model's word on one field."""
-    info = PriceMessage.model_fields[name]
+SCHEMA_VERSION: int = Message.model_fields["schema_version"].default
+
+
+@functools.cache
+def rules(model: type[Message]) -> Mapping[str, Rule]:
+    """The rules by field, for those who cannot use the model. `schema_version` has one value and is none of them."""
+    return {name: _rule(model, name) for name in model.model_fields if name != "schema_version"}
+
+
+def _rule(model: type[Message], name: str) -> Rule:
+    info = model.model_fields[name]
     inner = [part for part in get_args(info.annotation) or (info.annotation,) if part is not type(None)]
     kind = next(kind for kind in (str, float, int) if kind in inner or any(kind in get_args(part) for part in inner))
     least = next((limit.ge for limit in info.metadata if isinstance(limit, Ge)), None)
@@ -116,20 +146,20 @@ def _rule(name: str) -> Rule:
     return Rule(kind, info.is_required(), least, most)  # type: ignore[arg-type] # Ge and Le take anything comparable
 
 
-SCHEMA_VERSION: int = PriceMessage.model_fields["schema_version"].default
-# The rules as data, for those who cannot use the model. `schema_version` has one value and comes first.
-RULES = {name: _rule(name) for name in PriceMessage.model_fields if name != "schema_version"}
+@functools.cache
+def mistyped(model: type[Message]) -> str:
+    """The pattern of a field with a value of another type.
 
-_TEXTS = "|".join(name for name, rule in RULES.items() if rule.kind is str)
-_NUMBERS = "|".join(["schema_version", *(name for name, rule in RULES.items() if rule.kind is not str)])
-_COLON = rf"[{SPACES}]*:[{SPACES}]*"
-# On a flat object whose escapes are marked, so that every quotation mark is a string's: the name of a field is written
-# with escapes, or text is no string (nor null), or a number is none.
-MISTYPED = (
-    rf'{ESCAPE_MARK}[^"]*"{_COLON}'
-    rf'|"(?:{_TEXTS})"{_COLON}[^"n{SPACES}]'
-    rf'|"(?:{_NUMBERS})"{_COLON}["tf]'
-)
+    On a flat object whose escapes are marked, so that every quotation mark is a string's: the name of a field is
+    written with escapes, or text is no string (nor null), or a number is none.
+    """
+    texts = "|".join(name for name, rule in rules(model).items() if rule.kind is str)
+    numbers = "|".join(["schema_version", *(name for name, rule in rules(model).items() if rule.kind is not str)])
+    colon = rf"[{SPACES}]*:[{SPACES}]*"
+    return (
+        rf'{ESCAPE_MARK}[^"]*"{colon}'
+        rf'|"(?:{numbers})"{colon}["tf]' + (rf'|"(?:{texts})"{colon}[^"n{SPACES}]' if texts else "")
+    )
 
 
 @dataclass(frozen=True)
@@ -145,19 +175,24 @@ class Record:
     ts: int
 
 
-def encode(message: PriceMessage) -> bytes:
+def encode(message: Message) -> bytes:
     """The value of the Kafka message."""
     return message.model_dump_json().encode()
 
 
 def parse(value: bytes | None, appended_ts: int = MAX_TS) -> PriceMessage:
+    """The opposite of `encode` for a price; see `parse_as`."""
+    return parse_as(PriceMessage, value, appended_ts)
+
+
+def parse_as(model: type[AnyMessage], value: bytes | None, appended_ts: int = MAX_TS) -> AnyMessage:
     """The opposite of `encode`; raises `MessageError` for anything else.
 
-    `appended_ts` is the record's own timestamp, epoch milliseconds, which says how late a price may be.
+    `appended_ts` is the record's own timestamp, epoch milliseconds, which says how late its `ts` may be.
     """
-    text = _flat_object(value)
+    text = _flat_object(value, mistyped(model))
     try:
-        message = PriceMessage.model_validate_json(text)
+        message = model.model_validate_json(text)
     except ValidationError as error:
         detail = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in detail["loc"])
@@ -169,8 +204,8 @@ def parse(value: bytes | None, appended_ts: int = MAX_TS) -> PriceMessage:
     return message
 
 
-def _flat_object(value: bytes | None) -> str:
-    """The text of a flat JSON object that names each known field once and with a value of its kind."""
+def _flat_object(value: bytes | None, wrong: str) -> str:
+    """The text of a flat JSON object that names each known field once, without a value of the `wrong` kind."""
     if not value:
         raise MessageError("the message is empty")
     if len(value) > MAX_MESSAGE_BYTES:
@@ -183,7 +218,7 @@ def _flat_object(value: bytes | None) -> str:
     shape = re.sub(SCALAR, "00", re.sub(STRING, '""', marked)).translate(dict.fromkeys(map(ord, SPACES)))
     if not re.search(OBJECT, shape):
         raise MessageError("the message is no flat JSON object")
-    if re.search(MISTYPED, marked):
+    if re.search(wrong, marked):
         raise MessageError("a field has a value of another type")
     names = [name for name, _ in json.loads(text, object_pairs_hook=list)]
     if len(set(names)) < len(names):

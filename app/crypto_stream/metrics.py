@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Enum, Gauge, start_http_server
 from prometheus_client.parser import text_string_to_metric_families
@@ -17,6 +18,7 @@ from crypto_stream.outbox import Outbox
 ADDRESS = "127.0.0.1"
 # What the names of each service's metrics begin with, after `crypto_`.
 PREFIXES = {"producer": "producer", "stream_job": "job", "dashboard": "dashboard"}
+AnyMetric = TypeVar("AnyMetric", Counter, Gauge)
 OK, INCOMPLETE, FAILED = "ok", "incomplete", "failed"
 
 
@@ -55,6 +57,11 @@ class ProducerMetrics(Metrics):
         self._last_coins = self._gauge("crypto_producer_last_poll_coins", "Coins that the last poll brought")
         self._last_duration = self._gauge("crypto_producer_last_poll_duration_seconds", "How long the last poll took")
         self._page_time = self._gauge("crypto_producer_last_page_timestamp_seconds", "When a page last brought prices")
+        self._market_time = self._gauge(
+            "crypto_producer_market_moved_timestamp_seconds", "When the API's own time of its values last moved"
+        )
+        self._market_told: float | None = None
+        self._failed_pages = self._gauge("crypto_producer_last_poll_pages_failed", "Pages that it could not get")
         self._acknowledged_time = self._gauge(
             "crypto_producer_last_acknowledged_timestamp_seconds", "When Kafka last acknowledged a message"
         )
@@ -69,11 +76,17 @@ class ProducerMetrics(Metrics):
         self._last.state(outcome)
         self._last_time.set(now)
         self._last_coins.set(tickers)
+        self._failed_pages.set(pages_failed)
         self._last_duration.set(now - began)
 
-    def page_came(self) -> None:
-        """A page of a poll brought prices, and they are kept."""
-        self._page_time.set(time.time())
+    def page_came(self, market_time: float | None) -> None:
+        """A page of a poll brought prices, and they are kept; `market_time` is the API's own time of its values."""
+        now = time.time()
+        self._page_time.set(now)
+        # Without one, nobody can say that they stand still.
+        if market_time is None or market_time != self._market_told:
+            self._market_told = market_time
+            self._market_time.set(now)
 
     def delivered(self, acknowledged: int, failed: int) -> None:
         """A round of delivery has ended."""
@@ -88,30 +101,37 @@ class ProducerMetrics(Metrics):
 
 
 class JobMetrics(Metrics):
-    """Batches, and how far behind the topic they are."""
+    """Each query's batches, and how far behind its topics it is."""
 
     def __init__(self) -> None:
         super().__init__()
         self._gauge("crypto_job_start_timestamp_seconds", "When the process began").set_to_current_time()
-        self._batches = Counter("crypto_job_batches", "Batches that were written", registry=self.registry)
-        self._rows = Counter("crypto_job_rows", "Messages by what became of them", ["outcome"], registry=self.registry)
-        self._last_time = self._gauge("crypto_job_last_batch_timestamp_seconds", "When the last batch was written")
-        self._last_duration = self._gauge("crypto_job_last_batch_duration_seconds", "How long it took")
-        self._lag = self._gauge("crypto_job_lag_records", "Messages of the topic that no batch has written yet")
-        self._lag_seconds = self._gauge("crypto_job_lag_seconds", "Age of the newest written one, while others wait")
+        self._batches = self._by_query(Counter, "crypto_job_batches", "Batches that were written")
+        self._rows = Counter(
+            "crypto_job_rows", "Rows by what became of them", ["query", "outcome"], registry=self.registry
+        )
+        self._last_time = self._by_query(Gauge, "crypto_job_last_batch_timestamp_seconds", "When the last was written")
+        self._last_duration = self._by_query(Gauge, "crypto_job_last_batch_duration_seconds", "How long it took")
+        self._lag = self._by_query(Gauge, "crypto_job_lag_records", "Messages that no batch has written yet")
+        self._lag_seconds = self._by_query(
+            Gauge, "crypto_job_lag_seconds", "Age of the newest written one, while others wait"
+        )
 
-    def written(self, seconds: float, rows: Mapping[str, int]) -> None:
-        """A batch has ended; `rows` by outcome: price, dead_letter, refused."""
-        self._batches.inc()
-        self._last_time.set(time.time())
-        self._last_duration.set(seconds)
+    def _by_query(self, kind: type[AnyMetric], name: str, text: str) -> AnyMetric:
+        return kind(name, text, ["query"], registry=self.registry)
+
+    def written(self, query: str, seconds: float, rows: Mapping[str, int]) -> None:
+        """A batch has ended; `rows` by outcome: written, refused, late."""
+        self._batches.labels(query).inc()
+        self._last_time.labels(query).set(time.time())
+        self._last_duration.labels(query).set(seconds)
         for outcome, count in rows.items():
-            self._rows.labels(outcome).inc(count)
+            self._rows.labels(query, outcome).inc(count)
 
-    def behind(self, records: int, seconds: float) -> None:
-        """How far the tables are behind the topic."""
-        self._lag.set(records)
-        self._lag_seconds.set(seconds)
+    def behind(self, query: str, records: int, seconds: float) -> None:
+        """How far a table is behind its topics."""
+        self._lag.labels(query).set(records)
+        self._lag_seconds.labels(query).set(seconds)
 
 
 class DashboardMetrics(Metrics):

@@ -22,16 +22,16 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
 from structlog.stdlib import BoundLogger
 
 from crypto_stream import config, log
-from crypto_stream.coinlore import CoinLore, CoinLoreError, Page, Ticker
+from crypto_stream.coinlore import CoinLore, CoinLoreError, Page, Rejected, Ticker, World
 from crypto_stream.config import Settings
-from crypto_stream.messages import MIN_TS, PriceMessage, Record, encode, encode_rejected
+from crypto_stream.messages import MIN_TS, MarketMessage, PriceMessage, Record, encode, encode_rejected
 from crypto_stream.metrics import ProducerMetrics
 from crypto_stream.outbox import Outbox
 from crypto_stream.systemd import notify
@@ -78,6 +78,14 @@ class Sender(Protocol):
         """Give up connections and threads."""
 
 
+class Topics(NamedTuple):
+    """Where what goes."""
+
+    prices: str
+    market: str
+    rejected: str
+
+
 class Delivery:
     """Moves records from the outbox into Kafka, one round at a time. For one thread only."""
 
@@ -85,13 +93,13 @@ class Delivery:
         self,
         outbox: Outbox,
         connect: Callable[[], Sender],
-        topics: tuple[str, str],
+        topics: Topics,
         metrics: ProducerMetrics,
         logger: BoundLogger,
     ) -> None:
         self._outbox = outbox
         self._connect = connect
-        self._prices, self._rejected = topics
+        self._topics = topics
         self._metrics = metrics
         self._log = logger
         self._sender: Sender | None = None
@@ -118,8 +126,9 @@ class Delivery:
             self._log.info(
                 "page_acknowledged",
                 ts=ts,
-                messages=acknowledged[ts, False],
-                rejected=acknowledged[ts, True],
+                messages=acknowledged[ts, self._topics.prices],
+                rejected=acknowledged[ts, self._topics.rejected],
+                market=acknowledged[ts, self._topics.market],
                 pending=len(self._outbox),
             )
         if complaint is not None:
@@ -145,22 +154,22 @@ class Delivery:
         records must not overtake earlier ones.
         """
         complaint = None
-        for topic in (self._prices, self._rejected):
+        for topic in self._topics:
             for number, record in self._outbox.waiting(topic, self._in_flight.keys(), MAX_IN_FLIGHT):
                 try:
                     future = sender.send(record.topic, record.value, record.key, timestamp_ms=record.ts)
-                except Exception as error:  # whatever it is about, the other topic shall not suffer from it
+                except Exception as error:  # whatever it is about, the other topics shall not suffer from it
                     complaint = f"{record.topic}: {_describe(error)}"
                     break
                 self._in_flight[number] = record, future
         return complaint
 
-    def _settle(self) -> tuple[Counter[tuple[int, bool]], Counter[str]]:
+    def _settle(self) -> tuple[Counter[tuple[int, str]], Counter[str]]:
         """Look at every future that is done.
 
-        Returns how many records were acknowledged by (ts, is a rejected ticker), and how many failed by reason.
+        Returns how many records were acknowledged by ts and topic, and how many failed by reason.
         """
-        acknowledged: Counter[tuple[int, bool]] = Counter()
+        acknowledged: Counter[tuple[int, str]] = Counter()
         failures: Counter[str] = Counter()
         done = {number: entry for number, entry in self._in_flight.items() if entry[1].is_done}
         stored = [number for number, (_, future) in done.items() if future.succeeded()]
@@ -169,7 +178,7 @@ class Delivery:
         for number, (record, future) in done.items():
             del self._in_flight[number]
             if future.succeeded():
-                acknowledged[record.ts, record.topic == self._rejected] += 1
+                acknowledged[record.ts, record.topic] += 1
             else:
                 failures[f"{record.topic}: {_describe(future.exception)}"] += 1
         return acknowledged, failures
@@ -191,18 +200,29 @@ def next_beat(start: float, interval: float, now: float) -> float:
     return start + (math.floor((now - start) / interval) + 1) * interval if now >= start else start
 
 
-def to_records(page: Page, topic: str, rejected_topic: str) -> list[Record]:
+def to_records(page: Page, topics: Topics) -> list[Record]:
     """A page as Kafka records: prices by coin, then the rejected tickers."""
     prices = [
-        Record(topic, ticker.id.encode(), encode(to_message(ticker, page.ts)), page.ts)
+        Record(topics.prices, ticker.id.encode(), encode(to_message(ticker, page.ts)), page.ts)
         for ticker in page.tickers  # in rank order
     ]
-    # Rejected tickers need no order among themselves, and the id may be what is wrong with them.
-    rejected = [
-        Record(rejected_topic, None, encode_rejected(item.payload, item.reason, page.ts), page.ts)
-        for item in page.rejected
-    ]
-    return prices + rejected
+    return prices + [rejected_record(item, page.ts, topics) for item in page.rejected]
+
+
+def rejected_record(item: Rejected, ts: int, topics: Topics) -> Record:
+    """Without a key: they need no order among themselves, and the id may be what is wrong with them."""
+    return Record(topics.rejected, None, encode_rejected(item.payload, item.reason, ts), ts)
+
+
+def market_record(world: World, ts: int, topics: Topics) -> Record:
+    """The market as a whole; `ts` is when it was told, in epoch milliseconds."""
+    message = MarketMessage(
+        ts=ts,
+        total_mcap_usd=world.total_mcap,
+        total_volume_usd=world.total_volume,
+        **world.model_dump(exclude={"total_mcap", "total_volume"}),
+    )
+    return Record(topics.market, None, encode(message), ts)
 
 
 def to_message(ticker: Ticker, ts: int) -> PriceMessage:
@@ -222,6 +242,12 @@ def to_message(ticker: Ticker, ts: int) -> PriceMessage:
     )
 
 
+def check_clock(ts: int) -> None:
+    """Raises `CoinLoreError` for a time, in epoch milliseconds, that no clock that was set can tell."""
+    if ts < MIN_TS:
+        raise CoinLoreError(f"this host's clock was never set: it says {time.strftime('%F', time.gmtime(ts / 1000))}")
+
+
 class Service:
     """The process: the polling loop in the calling thread, delivery in another."""
 
@@ -230,7 +256,7 @@ class Service:
         self._log = logger
         self._stop = threading.Event()
         self._outbox = outbox
-        self._topics = settings.kafka.topic, settings.kafka.rejected_topic
+        self._topics = Topics(settings.kafka.topic, settings.kafka.market_topic, settings.kafka.rejected_topic)
         self.metrics = ProducerMetrics(outbox)
         self._delivery = Delivery(outbox, connect, self._topics, self.metrics, logger)
         self._last_round = time.monotonic()
@@ -285,9 +311,10 @@ class Service:
         """One poll. Nothing that goes wrong with it, foreseen or not, ends the process."""
         began = time.time()
         tickers, rejected, errors = 0, 0, []
+        coins = self._settings.producer.coins
         try:
-            for page in client.top(self._settings.producer.coins):
-                self._keep(page)
+            for page in client.top(coins) if isinstance(coins, int) else client.these(coins):
+                self._keep_page(page)
                 tickers += len(page.tickers)
                 rejected += len(page.rejected)
                 errors += [page.error] if page.error else []
@@ -300,18 +327,35 @@ class Service:
             self._log.warning(
                 "poll_incomplete", began=int(began * 1000), tickers=tickers, rejected=rejected, errors=errors
             )
+        if tickers:  # an API that has just told nothing has nothing to tell of the whole
+            self._poll_market(client)
 
-    def _keep(self, page: Page) -> None:
-        """Put a page into the outbox: from here on it is not lost."""
-        if page.ts < MIN_TS:
-            raise CoinLoreError(
-                f"this host's clock was never set: it says {time.strftime('%F', time.gmtime(page.ts / 1000))}"
-            )
+    def _poll_market(self, client: CoinLore) -> None:
+        try:
+            world, ts = client.world(), time.time_ns() // 1_000_000
+            check_clock(ts)
+            if isinstance(world, Rejected):
+                self._log_rejected(world, ts)
+                self._keep([rejected_record(world, ts, self._topics)], ts)
+            else:
+                self._keep([market_record(world, ts, self._topics)], ts)
+        except Exception as error:
+            self._log.warning("market_poll_failed", reason=_describe(error))
+
+    def _keep_page(self, page: Page) -> None:
+        check_clock(page.ts)
         for item in page.rejected[:REJECTED_SHOWN_PER_PAGE]:
-            self._log.warning("ticker_rejected", ts=page.ts, reason=item.reason, payload=ascii(item.payload)[:300])
-        dropped = self._outbox.put(to_records(page, *self._topics), page.ts)
+            self._log_rejected(item, page.ts)
+        self._keep(to_records(page, self._topics), page.ts)
         if page.tickers:
-            self.metrics.page_came()
+            self.metrics.page_came(page.market_time)
+
+    def _log_rejected(self, item: Rejected, ts: int) -> None:
+        self._log.warning("ticker_rejected", ts=ts, reason=item.reason, payload=ascii(item.payload)[:300])
+
+    def _keep(self, records: list[Record], ts: int) -> None:
+        """Put records into the outbox: from here on they are not lost. `ts` is when they were fetched."""
+        dropped = self._outbox.put(records, ts)
         if dropped:
             self.metrics.dropped(dropped)
             self._log.error(

@@ -3,28 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import timezone
+from datetime import datetime, timezone
 from itertools import islice
 from typing import Any
 
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - what everybody calls it
 
-from crypto_stream import store
-from crypto_stream.config import Cassandra
-from crypto_stream.prices import price_columns
+from crypto_stream import messages, store
+from crypto_stream.config import Settings
+from crypto_stream.tables import DEAD_LETTERS, Table
+from crypto_stream.transforms import BORN_AT, ORIGIN, WRITTEN_AT
 
 FORMAT = "org.apache.spark.sql.cassandra"
-POSITION = ("topic", "partition", "offset")
+TTL = "ttl_seconds"
 # How many rows are on their way at a time when they go one by one.
 CONCURRENCY = 50
 
 
-def append(rows: DataFrame, table: str, cassandra: Cassandra, **options: str) -> None:
+def append(rows: DataFrame, table: Table, settings: Settings) -> None:
     """Write rows by their keys, all of them or, after an error, some; raises what Spark raises."""
-    rows.write.format(FORMAT).mode("append").options(
-        keyspace=cassandra.keyspace, table=table, **{"spark.cassandra.output.ignoreNulls": "true"}, **options
+    _living(_newest(rows, table), table, settings).select(*table.columns, WRITTEN_AT, TTL).write.format(FORMAT).mode(
+        "append"
+    ).options(
+        keyspace=settings.cassandra.keyspace,
+        table=table.name,
+        writetime=WRITTEN_AT,
+        ttl=TTL,
+        **{"spark.cassandra.output.ignoreNulls": str(not table.current).lower()},
     ).save()
+
+
+def _living(rows: DataFrame, table: Table, settings: Settings) -> DataFrame:
+    """Each row with the seconds that it has left; those that have none are gone already."""
+    age = F.floor((F.unix_millis(F.current_timestamp()) - F.col(BORN_AT)) / 1000)
+    # Never longer than the table's rows live: the time of a price may be ahead.
+    left = F.lit(table.seconds(settings.retention)) - F.greatest(age, F.lit(0))
+    return rows.withColumn(TTL, left.cast("int")).where(F.col(TTL) > 0)
+
+
+def _newest(rows: DataFrame, table: Table) -> DataFrame:
+    """Of a table that holds what is current, nothing that the same batch makes old."""
+    if not table.current:
+        return rows
+    key = [*table.partition_key, *table.clustering_key]
+    newest = rows.groupBy(*key).agg(F.max_by(F.struct(*rows.columns), WRITTEN_AT).alias("row"))
+    return newest.select("row.*")
 
 
 def forget_sessions(spark: SparkSession) -> None:
@@ -43,49 +67,75 @@ def forget_sessions(spark: SparkSession) -> None:
     cache.clear()
 
 
-def append_one_by_one(decoded: DataFrame, cassandra: Cassandra) -> tuple[int, int]:
-    """Write the prices of `decoded` (see `prices.decode`) one after the other.
+def append_one_by_one(rows: DataFrame, table: Table, settings: Settings) -> tuple[int, int]:
+    """Write rows one after the other.
 
     What Cassandra refuses for what it is, so that no repetition helps, becomes a dead letter with Cassandra's reason.
     Returns how many were written and how many refused. Raises what the driver raises when it cannot write at all: no
     node answers, a table is missing, or has not the columns that it must have.
     """
-    rows = decoded.where(F.col("reason").isNull()).select(*POSITION, "value", *price_columns())
-    session = store.open_session(cassandra)
+    session = store.open_session(settings.cassandra)
     try:
-        return _insert(session, cassandra.keyspace, rows.toLocalIterator())
+        return _insert(session, _living(_newest(rows, table), table, settings).toLocalIterator(), table, settings)
     finally:
         session.cluster.shutdown()
 
 
-def _insert(session: Any, keyspace: str, rows: Iterator[Row]) -> tuple[int, int]:
+def _insert(session: Any, rows: Iterator[Row], table: Table, settings: Settings) -> tuple[int, int]:
     from cassandra import InvalidRequest
     from cassandra.concurrent import execute_concurrent_with_args
 
+    keyspace = settings.cassandra.keyspace
     # Prepared before any row is looked at: a table that is not what it must be is no fault of a row.
-    price = session.prepare(
-        f"INSERT INTO {keyspace}.prices (id, name, price_usd, ts, processing_time) VALUES (?, ?, ?, ?, ?)"  # noqa: S608 - a plain name
-        " USING TIMESTAMP ?"
-    )
-    dead_letter = session.prepare(
-        f"INSERT INTO {keyspace}.dead_letters (topic, partition, offset, value, reason, processing_time)"  # noqa: S608
-        " VALUES (?, ?, ?, ?, ?, ?)"
-    )
+    insert = session.prepare(table.insert(keyspace))
+    set_aside = session.prepare(DEAD_LETTERS.insert(keyspace))
     written = refused = 0
     while part := list(islice(rows, 1000)):
-        # Spark's times are in this process' time zone, the driver takes them for UTC.
-        times = [row.processing_time.astimezone(timezone.utc) for row in part]
-        values = [(row.id, row.name, row.price_usd, row.ts, moment, row.written_at) for row, moment in zip(part, times)]
         results = execute_concurrent_with_args(
-            session, price, values, concurrency=CONCURRENCY, raise_on_first_error=False
+            session,
+            insert,
+            [_values(row.asDict(), table) for row in part],
+            concurrency=CONCURRENCY,
+            raise_on_first_error=False,
         )
-        for row, moment, (success, outcome) in zip(part, times, results):
+        for row, (success, outcome) in zip(part, results):
             if success:
                 written += 1
-            elif isinstance(outcome, InvalidRequest):
+            # What is computed from many messages has no one of them to set aside.
+            elif isinstance(outcome, InvalidRequest) and set(ORIGIN) <= set(row.asDict()):
                 reason = f"Cassandra refused it: {store.explain(outcome)}"
-                session.execute(dead_letter, (*(row[name] for name in POSITION), row.value, reason, moment))
+                session.execute(set_aside, _values(_letter(row, reason, settings), DEAD_LETTERS))
                 refused += 1
             else:
                 raise outcome
     return written, refused
+
+
+def _values(row: dict[str, Any], table: Table) -> list[Any]:
+    """What `Table.insert` takes. Null takes the place of a value only in a table of what is current."""
+    from cassandra.query import UNSET_VALUE
+
+    return [
+        UNSET_VALUE if row[name] is None and not table.current else _moment(row[name])
+        for name in (*table.columns, WRITTEN_AT, TTL)
+    ]
+
+
+def _moment(value: Any) -> Any:
+    """Spark's times are in this process' time zone, the driver takes them for UTC."""
+    return value.astimezone(timezone.utc) if isinstance(value, datetime) else value
+
+
+def _letter(row: Row, reason: str, settings: Settings) -> dict[str, Any]:
+    came = row.timestamp.astimezone(timezone.utc)
+    return {
+        "topic": row.topic,
+        "day": came.date(),
+        "partition": row.partition,
+        "offset": row.offset,
+        "value": row.value[: messages.MAX_DEAD_LETTER_BYTES],
+        "reason": reason,
+        "processing_time": row.processing_time,
+        WRITTEN_AT: int(came.timestamp() * 1_000_000),
+        TTL: DEAD_LETTERS.seconds(settings.retention),
+    }

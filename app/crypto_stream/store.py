@@ -10,12 +10,13 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from crypto_stream.config import Cassandra
-from crypto_stream.messages import MIN_TS, printable
+from crypto_stream.messages import MAX_TS, MIN_TS, printable
+from crypto_stream.tables import BOARD, LATEST_PRICES, PRICES
 
 CONNECT_SECONDS = 5.0
 # The driver looks for a lost node again after 1, 2, 4 seconds, and then this often, for ever.
@@ -26,26 +27,47 @@ SESSION_HOPELESS_SECONDS = 60.0
 AHEAD_SECONDS = 5.0
 
 
+_BOARD_COLUMNS = tuple(name for name in LATEST_PRICES.columns if name not in ("board", "processing_time"))
+
+
 class StoreError(Exception):
     """Cassandra did not answer, or not as it should; the text is one line for people."""
 
 
 @dataclass(frozen=True)
 class LatestPrice:
-    """The newest row of a coin. `ts` is when it was fetched, in epoch milliseconds; `name` is fit to be shown."""
+    """What is known of a coin, of the newest message that told it: `ts` is when that was fetched, in epoch
+    milliseconds. Names are fit to be shown; None is what CoinLore does not say.
+    """
 
     id: str
     name: str
     price_usd: float
     ts: int
+    symbol: str | None = None
+    rank: int | None = None
+    volume24_usd: float | None = None
+    market_cap_usd: float | None = None
+    percent_change_1h: float | None = None
+    percent_change_24h: float | None = None
+    percent_change_7d: float | None = None
 
 
 @dataclass(frozen=True)
 class Board:
-    """The newest price of each coin, by a clock that was right; `ahead` has the coins with a price of the future."""
+    """The newest price of each coin, by rank; `ahead` has those of a clock that is wrong, `left` the coins that the
+    producer's polls no longer bring although others are newer.
+    """
 
     rows: list[LatestPrice]
-    ahead: list[LatestPrice]
+    ahead: list[LatestPrice] = field(default_factory=list)
+    left: list[LatestPrice] = field(default_factory=list)
+
+    @property
+    def newest_ts(self) -> int | None:
+        """When the newest price was fetched, of those whose time has come, in epoch milliseconds."""
+        ahead = {row.id for row in self.ahead}
+        return max((row.ts for row in self.rows if row.id not in ahead), default=None)
 
 
 @dataclass(frozen=True)
@@ -108,22 +130,28 @@ class Store:
         self._prepared: dict[str, Any] = {}
         self._failing_since: float | None = None
 
-    def board(self, now_ts: int, coins: Sequence[str] | None = None, limit: int = 1000) -> Board:
-        """The newest price of each coin of `coins`, or of at most `limit` coins, in no particular order.
+    def board(self, now_ts: int, stale_seconds: float) -> Board:
+        """All coins, in one read, as of `now_ts` (epoch milliseconds); those without a rank come last.
 
-        A price that is ahead of `now_ts` (epoch milliseconds) is no news: the newest one before it counts. Rows that
-        no stream job has written (half of one, or with values that are no prices) are left out.
+        A coin has left when it is older than the newest one by more than `stale_seconds`. Rows that no stream job has
+        written (half of one, or with values that are no prices) are left out.
         """
-        limit_ts = now_ts + int(AHEAD_SECONDS * 1000)
-        if coins is None:
-            newest = self._latest("{keyspace}.prices PER PARTITION LIMIT 1 LIMIT ?", limit)
-        else:
-            newest = [row for coin in coins for row in self._latest("{keyspace}.prices WHERE id = ? LIMIT 1", coin)]
-        ahead = [row for row in newest if row.ts > limit_ts]
-        rows = [row for row in newest if row.ts <= limit_ts]
-        for row in ahead:
-            rows += self._latest("{keyspace}.prices WHERE id = ? AND ts <= ? LIMIT 1", row.id, limit_ts)
-        return Board([row for row in rows if row.ts >= MIN_TS], ahead)
+        columns = ", ".join(_BOARD_COLUMNS)
+        query = f"SELECT {columns} FROM {{keyspace}}.{LATEST_PRICES.name} WHERE board = ?"  # noqa: S608 - our own words
+        found = self._execute(query, (BOARD,))
+        rows = [row for row in map(_latest, found) if row is not None]
+        rows.sort(key=lambda row: (row.rank is None, row.rank, row.id))
+        ahead = [row for row in rows if row.ts > now_ts + AHEAD_SECONDS * 1000]
+        newest = Board(rows, ahead).newest_ts or 0
+        left = [row for row in rows if row.ts < newest - stale_seconds * 1000]
+        gone = {row.id for row in left}
+        return Board([row for row in rows if row.id not in gone], ahead, left)
+
+    def newest_ts(self, coin: str, now_ts: int) -> int | None:
+        """When the newest price of a coin in `prices` was fetched, in epoch milliseconds; none that is ahead."""
+        query = f"SELECT ts FROM {{keyspace}}.{PRICES.name} WHERE id = ? AND ts <= ? LIMIT 1"  # noqa: S608 - our own words
+        rows = self._execute(query, (coin, now_ts + int(AHEAD_SECONDS * 1000)))
+        return rows[0].ts if rows else None
 
     def history(self, coin: str, since_ts: int, until_ts: int, limit: int = 5000) -> list[PricePoint]:
         """The prices of one coin between two times (epoch milliseconds), the newest `limit` of them, oldest first."""
@@ -137,14 +165,6 @@ class Store:
         """End all connections."""
         with self._lock:
             self._drop_session()
-
-    def _latest(self, source: str, *values: object) -> list[LatestPrice]:
-        rows = self._execute(f"SELECT id, name, price_usd, ts FROM {source}", values)  # noqa: S608 - our own words
-        return [
-            LatestPrice(row.id, printable(row.name) or printable(row.id), row.price_usd, row.ts)
-            for row in rows
-            if row.name is not None and _is_price(row.price_usd)
-        ]
 
     def _execute(self, query: str, values: tuple[object, ...]) -> list[Any]:
         try:
@@ -180,6 +200,18 @@ class Store:
             self._session.cluster.shutdown()
             self._session = None
             self._prepared.clear()
+
+
+def _latest(row: Any) -> LatestPrice | None:
+    if row.name is None or not _is_price(row.price_usd) or not MIN_TS <= (row.ts or 0) <= MAX_TS:
+        return None
+    values = {name: getattr(row, name) for name in _BOARD_COLUMNS}
+    # What a page cannot show is as good as not said.
+    for name in _BOARD_COLUMNS:
+        if isinstance(values[name], float) and not math.isfinite(values[name]):
+            values[name] = None
+    texts = {"name": printable(row.name) or printable(row.id), "symbol": printable(row.symbol or "") or None}
+    return LatestPrice(**values | texts)
 
 
 def _is_price(value: float | None) -> bool:

@@ -1,17 +1,20 @@
-"""The stream job: from the topic into `prices`, and what is no price into `dead_letters`.
+"""The stream job: from the topics into the tables, by the queries of `queries`.
 
-One query reads the topic. Each batch is one Spark job, which writes the prices and counts by the way what is none; only
-where there is some, a second job writes the dead letters. A batch that is repeated after a crash writes the same rows
-again: the keys are the message's own, and the cells carry the time of the price as their write time.
+Each query reads its topics and writes its table by itself, with a checkpoint of its own. A batch that is repeated after
+a crash writes the same rows again: the keys are the message's own, and the cells carry the time of what they tell as
+their write time.
 
-The process lives by its progress. When messages wait and no batch has ended for a while, it ends, whatever the cause
-(executors that are gone, a sink that hangs), and systemd starts it anew from its checkpoint.
+The process lives by its progress. When messages wait and no batch of a query has ended for a while, it ends, whatever
+the cause (executors that are gone, a sink that hangs), and systemd starts it anew from its checkpoints.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import queue
+import re
 import signal
 import sys
 import threading
@@ -25,117 +28,145 @@ from py4j.protocol import Py4JJavaError
 from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - what everybody calls it
 
-from crypto_stream import config, log, sinks, store
+from crypto_stream import config, log, sinks, store, transforms
 from crypto_stream.config import Settings
 from crypto_stream.metrics import JobMetrics
-from crypto_stream.prices import decode, to_dead_letters, to_prices
+from crypto_stream.queries import Query, queries, topic_names
 from crypto_stream.systemd import notify
+from crypto_stream.tables import DEAD_LETTERS, TABLES, Table
 
 if TYPE_CHECKING:
     from pyspark.sql.streaming.query import StreamingQuery
     from structlog.stdlib import BoundLogger
 
-QUERY = "prices"
 HEARTBEAT_SECONDS = 2.0
-# How often Kafka is asked for the end of the topic, and how long it may take to answer.
+# How often Kafka is asked for the ends of the topics, and how long it may take to answer.
 LOOK_SECONDS = 10.0
 ANSWER_SECONDS = 5.0
-# How often topic and tables are looked for at the start.
+# How often topics and tables are looked for at the start.
 PAUSE_SECONDS = 0.5
+# The other queries begin when the first one has written, or after so long: together they would hold it up.
+FIRST_SECONDS = 30.0
 # While there is no data, how often Spark asks Kafka for some. Its own 10 ms would keep a core of a small host busy.
 POLLING_DELAY = "200ms"
 
-# Offsets by partition.
-Offsets = dict[int, int]
-# How many messages of a batch became what.
+# Offsets by topic and partition.
+Offsets = dict[tuple[str, int], int]
+# How many rows of a batch became what.
 Rows = dict[str, int]
 
 
-def read_topic(spark: SparkSession, settings: Settings) -> DataFrame:
-    """All of the topic, from its beginning or from the checkpoint. Messages that are gone stop the job, loudly."""
-    return (
-        spark.readStream.format("kafka")
-        .option("kafka.bootstrap.servers", ",".join(settings.kafka.bootstrap_servers))
-        .option("subscribe", settings.kafka.topic)
-        .option("startingOffsets", "earliest")
-        .option("failOnDataLoss", "true")
+def kafka_options(settings: Settings) -> dict[str, str]:
+    """How Spark reads Kafka, in a stream and in a batch. Messages that are gone stop the query, loudly."""
+    return {
+        "kafka.bootstrap.servers": ",".join(settings.kafka.bootstrap_servers),
+        "failOnDataLoss": "true",
         # The consumer asks ahead of the next batch, which then waits for the broker to give up on that request: 500 ms
         # by Kafka's default, once for each partition that a core reads.
-        .option("kafka.fetch.max.wait.ms", 20)
+        "kafka.fetch.max.wait.ms": "20",
+    }
+
+
+def read_topics(spark: SparkSession, query: Query, settings: Settings) -> dict[str, DataFrame]:
+    """All of a query's topics, from their beginning or from the checkpoint."""
+    names = topic_names(settings)
+    return {
+        topic: spark.readStream.format("kafka")
+        .options(**kafka_options(settings))
+        .option("subscribe", names[topic])
+        .option("startingOffsets", "earliest")
         .option("maxOffsetsPerTrigger", settings.stream_job.max_offsets_per_trigger)
         .load()
-    )
+        for topic in query.topics
+    }
 
 
 class Writer:
-    """Writes batches; what one of them brought is logged, and counted."""
+    """Writes the batches of one query; what one of them brought is logged, and counted."""
 
-    def __init__(self, settings: Settings, metrics: JobMetrics, logger: BoundLogger) -> None:
-        self._cassandra = settings.cassandra
+    def __init__(self, query: Query, settings: Settings, metrics: JobMetrics, logger: BoundLogger) -> None:
+        self._query = query
+        self._settings = settings
         self._metrics = metrics
-        self._log = logger
+        self._log = logger.bind(query=query.name)
         self.stopping = threading.Event()
         # Batches wait for it: the query is planned while the tables are still being made.
         self.tables_exist = threading.Event()
+        self.wrote = threading.Event()
+        # Rows of `dead_letters` that came too late for this query, to be written before the next batch.
+        self.late: queue.SimpleQueue[DataFrame] = queue.SimpleQueue()
         # When Kafka took the newest message that is written, in epoch milliseconds.
         self.newest_ts: int | None = None
 
-    def __call__(self, decoded: DataFrame, batch: int) -> None:
-        """One batch of `decode`, again and again until it is written; whether that takes too long, `watch` decides."""
+    def __call__(self, rows: DataFrame, batch: int) -> None:
+        """One batch, again and again until it is written; whether that takes too long, `watch` decides."""
         self.tables_exist.wait()
         began = time.monotonic()
-        rows = self._attempt("batch_failed", self._write, decoded, batch)
-        if rows is None:
-            sinks.forget_sessions(decoded.sparkSession)
+        done: Rows = {}
+        while not self.late.empty():
+            done["late"] = self._until_written(self.late.get(), DEAD_LETTERS, batch)["written"]
+        done |= self._until_written(rows, self._query.table, batch)
+        seconds = time.monotonic() - began
+        self._metrics.written(self._query.name, seconds, done)
+        self.wrote.set()
+        if any(done.values()):
+            self._log.info("batch_written", batch=batch, duration_ms=round(seconds * 1000), **done)
+
+    def _until_written(self, rows: DataFrame, table: Table, batch: int) -> Rows:
+        done = self._attempt("batch_failed", self._write, rows, table, batch)
+        if done is None:
+            sinks.forget_sessions(rows.sparkSession)
         # Perhaps it failed for a single row: one by one the others get through. Or Cassandra is away: the connector,
         # asked again meanwhile, would wait for minutes, and the way one by one is there as soon as Cassandra is.
-        while rows is None:
-            rows = self._attempt("batch_not_written", self._write_carefully, decoded, batch)
-            self.stopping.wait(0 if rows else PAUSE_SECONDS)
-        seconds = time.monotonic() - began
-        self._metrics.written(seconds, rows)
-        self._log.info("batch_written", batch=batch, duration_ms=round(seconds * 1000), **rows)
+        while done is None:
+            done = self._attempt("batch_not_written", self._write_carefully, rows, table, batch)
+            self.stopping.wait(0 if done else PAUSE_SECONDS)
+        return done
 
-    def _attempt(self, event: str, write: Callable[[DataFrame], Rows], decoded: DataFrame, batch: int) -> Rows | None:
+    def _attempt(
+        self, event: str, write: Callable[[DataFrame, Table], Rows], rows: DataFrame, table: Table, batch: int
+    ) -> Rows | None:
         """None, and a line in the log, when not all could be written. Raises only when asked to stop."""
         try:
-            return write(decoded)
+            return write(rows, table)
         except Exception as error:
             if self.stopping.is_set():
                 raise
             self._log.warning(event, batch=batch, reason=_first_line(error))
             return None
 
-    def _write(self, decoded: DataFrame) -> Rows:
+    def _write(self, rows: DataFrame, table: Table) -> Rows:
         seen = Observation()
-        counted = decoded.observe(
-            seen,
-            F.count("*").alias("all"),
-            F.count("reason").alias("bad"),
-            F.max(F.unix_millis("timestamp")).alias("newest"),
-        )
-        sinks.append(to_prices(counted), "prices", self._cassandra, writetime="written_at")
+        # A candle has no message of its own, but the moment at which it was computed.
+        came = F.unix_millis("timestamp" if "timestamp" in rows.columns else "processing_time")
+        counted = rows.observe(seen, F.count("*").alias("rows"), F.max(came).alias("newest"))
+        sinks.append(counted, table, self._settings)
         found = seen.get
-        if found["bad"]:
-            self._set_aside(decoded)
-        self.newest_ts = found["newest"]
-        return {"price": found["all"] - found["bad"], "dead_letter": found["bad"], "refused": 0}
+        if table is self._query.table and found["newest"] is not None:
+            self.newest_ts = found["newest"]
+        return {"written": found["rows"]}
 
-    def _write_carefully(self, decoded: DataFrame) -> Rows:
-        written, refused = sinks.append_one_by_one(decoded, self._cassandra)
-        bad = decoded.where(F.col("reason").isNotNull()).count()
-        if bad:
-            self._set_aside(decoded)
-        return {"price": written, "dead_letter": bad, "refused": refused}
+    def _write_carefully(self, rows: DataFrame, table: Table) -> Rows:
+        written, refused = sinks.append_one_by_one(rows, table, self._settings)
+        return {"written": written, "refused": refused}
 
-    def _set_aside(self, decoded: DataFrame) -> None:
-        sinks.append(to_dead_letters(decoded), "dead_letters", self._cassandra)
+
+@dataclass
+class Running:
+    """A query that was started, and how far it is."""
+
+    query: Query
+    streaming: StreamingQuery
+    writer: Writer
+    progress: Progress
+    # The last batch that was looked through for late rows.
+    looked_through: int = -1
 
 
 def look_for_tables(spark: SparkSession, settings: Settings) -> None:
     """Raises when a table is not there, or Cassandra is not. By the way, the connector gets ready in this process."""
-    for table in ("prices", "dead_letters"):
-        options = {"keyspace": settings.cassandra.keyspace, "table": table}
+    for table in TABLES:
+        options = {"keyspace": settings.cassandra.keyspace, "table": table.name}
         spark.read.format(sinks.FORMAT).options(**options).load()
 
 
@@ -149,17 +180,23 @@ def wait_for(what: str, look: Callable[[], object], logger: BoundLogger) -> None
     tenacity.Retrying(wait=tenacity.wait_fixed(PAUSE_SECONDS), before_sleep=report)(look)
 
 
-def start(spark: SparkSession, settings: Settings, writer: Callable[[DataFrame, int], None]) -> StreamingQuery:
-    """Start the query."""
-    job = settings.stream_job
-    return (
-        decode(read_topic(spark, settings))
-        .writeStream.queryName(QUERY)
-        .option("checkpointLocation", f"{job.checkpoint_dir.rstrip('/')}/{QUERY}")
-        .trigger(processingTime=f"{job.trigger_ms} milliseconds")
+def checkpoint(query: Query, settings: Settings) -> str:
+    """Where a query remembers what it has done."""
+    return f"{settings.stream_job.checkpoint_dir.rstrip('/')}/{query.name}"
+
+
+def start(spark: SparkSession, query: Query, writer: Writer, settings: Settings) -> Running:
+    """Start a query."""
+    streaming = (
+        query.rows(read_topics(spark, query, settings))
+        .writeStream.queryName(query.name)
+        .outputMode("update" if query.state else "append")
+        .option("checkpointLocation", checkpoint(query, settings))
+        .trigger(processingTime=f"{query.trigger_ms} milliseconds")
         .foreachBatch(writer)
         .start()
     )
+    return Running(query, streaming, writer, Progress(time.monotonic()))
 
 
 @dataclass
@@ -176,8 +213,8 @@ class Progress:
         if (batch, done) != (self.batch, self.done):
             self.batch, self.done, self.last_progress = batch, done, now
 
-    def topic_ends(self, ends: Offsets | None, now: float) -> int:
-        """Where the topic ends, None when Kafka does not say; returns how many messages wait."""
+    def topics_end(self, ends: Offsets | None, now: float) -> int:
+        """Where the topics end, None when Kafka does not say; returns how many messages wait."""
         lag = sum(max(0, end - self.done.get(partition, 0)) for partition, end in (ends or {}).items())
         self.waiting_since = None if not lag else self.waiting_since if self.waiting_since is not None else now
         return lag
@@ -187,14 +224,15 @@ class Progress:
         return 0 if self.waiting_since is None else now - max(self.last_progress, self.waiting_since)
 
 
-class Topic:
-    """The ends of the topic's partitions, asked for by a client of its own: Spark's may be what hangs."""
+class Ends:
+    """The ends of the topics' partitions, asked for by a client of its own: Spark's may be what hangs."""
 
     def __init__(self, settings: Settings) -> None:
         self._kafka = settings.kafka
+        self._topics = tuple(topic_names(settings).values())
         self._consumer: Any = None
 
-    def ends(self) -> Offsets:
+    def look(self) -> Offsets:
         """The next offset of each partition. Raises what the client raises, and LookupError without a topic."""
         from kafka import KafkaConsumer, TopicPartition
 
@@ -210,11 +248,14 @@ class Topic:
                     request_timeout_ms=int(ANSWER_SECONDS * 1000),
                     metrics_enabled=False,
                 )
-            numbers = self._consumer.partitions_for_topic(self._kafka.topic)
-            if not numbers:
-                raise LookupError(f"there is no topic {self._kafka.topic}")
-            ends = self._consumer.end_offsets([TopicPartition(self._kafka.topic, number) for number in numbers])
-            return {partition.partition: int(end) for partition, end in ends.items()}
+            partitions = []
+            for topic in self._topics:
+                numbers = self._consumer.partitions_for_topic(topic)
+                if not numbers:
+                    raise LookupError(f"there is no topic {topic}")
+                partitions += [TopicPartition(topic, number) for number in numbers]
+            ends = self._consumer.end_offsets(partitions)
+            return {(partition.topic, partition.partition): int(end) for partition, end in ends.items()}
         except BaseException:
             self._close()
             raise
@@ -225,44 +266,112 @@ class Topic:
             self._consumer = None
 
 
-def done_offsets(progress: dict[str, Any], topic: str) -> Offsets:
+def done_offsets(progress: dict[str, Any]) -> Offsets:
     """Where the last batch ended, by Spark's own progress report of the query."""
-    ends = (progress["sources"][0]["endOffset"] or {}).get(topic, {})
-    return {int(partition): int(offset) for partition, offset in ends.items()}
+    return {
+        (topic, int(partition)): int(offset)
+        for source in progress["sources"]
+        for topic, partitions in (source["endOffset"] or {}).items()
+        for partition, offset in partitions.items()
+    }
+
+
+def late_rows(progress: dict[str, Any], spark: SparkSession, query: Query, settings: Settings) -> DataFrame | None:
+    """What a batch has left out because it came behind the watermark, as rows of `dead_letters`; None for nothing.
+
+    Spark only counts it. The same offsets are read again, and judged by the watermark that the batch had.
+    """
+    if not any(operator["numRowsDroppedByWatermark"] for operator in progress["stateOperators"]):
+        return None
+    (source,) = progress["sources"]
+    offsets = {"endingOffsets": json.dumps(source["endOffset"])}
+    if source["startOffset"]:
+        offsets["startingOffsets"] = json.dumps(source["startOffset"])
+    (topic,) = query.topics
+    raw = (
+        spark.read.format("kafka")
+        .options(**kafka_options(settings))
+        .options(subscribe=topic_names(settings)[topic], **offsets)
+        .load()
+    )
+    watermark = F.to_timestamp(F.lit(progress["eventTime"]["watermark"]))
+    return transforms.late_samples({topic: raw}, watermark)
 
 
 def watch(
-    query: StreamingQuery, writer: Writer, topic: Topic, settings: Settings, metrics: JobMetrics, logger: BoundLogger
+    spark: SparkSession,
+    running: list[Running],
+    ends: Ends,
+    settings: Settings,
+    metrics: JobMetrics,
+    logger: BoundLogger,
 ) -> None:
-    """Tell systemd that all is well as long as the query gets on; return when it does not.
+    """Tell systemd that all is well as long as the queries get on; return when one of them does not.
 
     A query that died is not started again here: a new process reads its checkpoint and tries from there, and what
     went wrong with the old one is gone with it.
     """
-    progress = Progress(time.monotonic())
     next_look = 0.0
-    while query.isActive:
+    names = topic_names(settings)
+    while all(one.streaming.isActive for one in running):
         now = time.monotonic()
-        if (last := query.lastProgress) is not None:
-            progress.batch_ended(last["batchId"], done_offsets(last, settings.kafka.topic), now)
-        if now >= next_look:
-            try:
-                ends: Offsets | None = topic.ends()
-            except Exception:  # while Kafka is away, nobody can say that anything waits
-                ends = None
-            lag = progress.topic_ends(ends, now)
-            behind = time.time() - writer.newest_ts / 1000 if lag and writer.newest_ts else 0
-            metrics.behind(lag, max(0.0, behind))
+        found: Offsets | None = None
+        is_look = now >= next_look
+        if is_look:
             next_look = now + LOOK_SECONDS
-        stalled = progress.stalled_seconds(now)
-        if stalled > settings.stream_job.stall_seconds:
-            logger.error(
-                "stalled", seconds=round(stalled), batch=progress.batch, reason="messages wait and no batch ends"
-            )
-            return
+            # While Kafka is away, nobody can say that anything waits.
+            with contextlib.suppress(Exception):
+                found = ends.look()
+        for one in running:
+            if (last := one.streaming.lastProgress) is not None:
+                one.progress.batch_ended(last["batchId"], done_offsets(last), now)
+            if one.query.state:
+                _look_for_late_rows(spark, one, settings)
+            if is_look:
+                mine = {names[topic] for topic in one.query.topics}
+                lag = one.progress.topics_end(found and {at: end for at, end in found.items() if at[0] in mine}, now)
+                newest = one.writer.newest_ts
+                metrics.behind(one.query.name, lag, max(0.0, time.time() - newest / 1000) if lag and newest else 0)
+            stalled = one.progress.stalled_seconds(now)
+            if stalled > settings.stream_job.stall_seconds:
+                logger.error(
+                    "stalled",
+                    query=one.query.name,
+                    seconds=round(stalled),
+                    batch=one.progress.batch,
+                    reason="messages wait and no batch ends",
+                )
+                return
         notify("WATCHDOG=1")
         time.sleep(HEARTBEAT_SECONDS)
-    logger.error("query_died", query=query.name, reason=str(query.exception()))
+    for one in running:
+        if not one.streaming.isActive:
+            reason = str(one.streaming.exception())
+            logger.error("query_died", query=one.query.name, reason=reason, todo=todo(reason, one.query, settings))
+
+
+def _look_for_late_rows(spark: SparkSession, one: Running, settings: Settings) -> None:
+    for progress in one.streaming.recentProgress:
+        if progress["batchId"] > one.looked_through:
+            one.looked_through = progress["batchId"]
+            if (late := late_rows(progress, spark, one.query, settings)) is not None:
+                one.writer.late.put(late)
+
+
+def todo(reason: str, query: Query, settings: Settings) -> str | None:
+    """What an operator has to do about a query that died; None where starting it anew is all there is to do."""
+    place = checkpoint(query, settings)
+    if re.search(r"StateSchemaNotCompatible|STATE_STORE\w*SCHEMA|StateStore.*(schema|format)|[Ss]tate schema", reason):
+        return (
+            f"What {place} holds is of another version of the job. Move it away, start the job, and run crypto-replay"
+            " for the time that the new one has not seen."
+        )
+    if re.search(r"data may have been lost|aged out|OffsetOutOfRange|were missed", reason):
+        return (
+            f"Kafka no longer holds messages that this query has not read. Keep the topic longer; to go on with what"
+            f" there is, move {place} away."
+        )
+    return None
 
 
 def _first_line(error: BaseException | None) -> str:
@@ -281,34 +390,40 @@ def _raise_stop(*_: object) -> None:
 
 
 def main() -> None:
-    """Run until SIGTERM (status 0), or until the query dies or stands still (status 1)."""
-    settings = config.load_or_exit("kafka", "cassandra", "stream_job")
+    """Run until SIGTERM (status 0), or until a query dies or stands still (status 1)."""
+    settings = config.load_or_exit("kafka", "cassandra", "retention", "stream_job")
     logger = log.configure("stream_job")
     store.quiet_driver()
     signal.signal(signal.SIGTERM, _raise_stop)
     signal.signal(signal.SIGINT, _raise_stop)
     metrics = JobMetrics()
     metrics.serve(settings.stream_job.metrics_port, logger)
-    writer = Writer(settings, metrics, logger)
+    writers = {query: Writer(query, settings, metrics, logger) for query in queries(settings)}
     spark: SparkSession | None = None
     try:
         spark = (
             SparkSession.builder.appName("crypto-stream")
             .config("spark.sql.streaming.pollingDelay", POLLING_DELAY)
+            .config("spark.sql.session.timeZone", "UTC")
             .getOrCreate()
         )
-        topic = Topic(settings)
-        wait_for("the topic", topic.ends, logger)
-        query = start(spark, settings, writer)
+        ends = Ends(settings)
+        wait_for("the topics", ends.look, logger)
+        first, *others = writers
+        running = [start(spark, first, writers[first], settings)]
         wait_for("the tables", lambda: look_for_tables(spark, settings), logger)
-        writer.tables_exist.set()
-        notify("READY=1", "STATUS=the query is running")
-        logger.info("started", query=query.name)
-        watch(query, writer, topic, settings, metrics, logger)
+        for writer in writers.values():
+            writer.tables_exist.set()
+        notify("READY=1", "STATUS=the queries are running")
+        writers[first].wrote.wait(FIRST_SECONDS)
+        running += [start(spark, query, writers[query], settings) for query in others]
+        logger.info("started", queries=[query.name for query in writers])
+        watch(spark, running, ends, settings, metrics, logger)
     except Stop:
         notify("STOPPING=1")
         logger.info("stopping")
-        writer.stopping.set()
+        for writer in writers.values():
+            writer.stopping.set()
         if spark is not None:
             with contextlib.suppress(Exception):  # the JVM has got the same signal, and ends by itself
                 for active in spark.streams.active:

@@ -50,6 +50,7 @@ def a_producer(tmp_path: Path, **changes: float) -> Service:
         "crypto_producer_start_timestamp_seconds": SECONDS - 3600,
         "crypto_producer_last_poll_timestamp_seconds": SECONDS - 10,
         "crypto_producer_last_page_timestamp_seconds": SECONDS - 10,
+        "crypto_producer_market_moved_timestamp_seconds": SECONDS - 40,
     }
     return exported(metrics, **healthy | changes)
 
@@ -62,7 +63,10 @@ def quiet_since(seconds: float) -> dict[str, float]:
 def a_job(**changes: float) -> Service:
     healthy = {
         "crypto_job_start_timestamp_seconds": SECONDS - 3600,
-        "crypto_job_last_batch_timestamp_seconds": SECONDS - 10,
+        "crypto_job_last_batch_timestamp_seconds__prices": SECONDS - 10,
+        "crypto_job_last_batch_timestamp_seconds__candles": SECONDS - 12,
+        "crypto_job_lag_records__prices": 0,
+        "crypto_job_lag_records__candles": 0,
     }
     return exported(JobMetrics(), **healthy | changes)
 
@@ -89,13 +93,15 @@ def a_dashboard(**changes: float) -> Service:
             "API does not answer",
             False,
         ),
+        ({"crypto_producer_market_moved_timestamp_seconds": SECONDS - 209}, True, None, False),
+        ({"crypto_producer_market_moved_timestamp_seconds": SECONDS - 211}, False, "the same values again", False),
     ],
 )
 def test_the_api_is_judged_by_the_producers_polls(
     tmp_path: Path, changes: dict[str, float], ok: bool, cause: str | None, warning: bool
 ) -> None:
     hop = check.judge_api(a_producer(tmp_path, **changes), None, SECONDS, LIMIT)
-    assert_hop(hop, ok, cause, 10)
+    assert_hop(hop, ok, cause, 211 if cause and "same values" in cause else 10)
     assert (hop.warning is not None) == warning
 
 
@@ -166,26 +172,19 @@ def test_what_was_dropped_is_warned_of(tmp_path: Path) -> None:
     [
         ({}, True, None),
         # Nothing to do is no fault.
-        ({"crypto_job_last_batch_timestamp_seconds": SECONDS - 3600}, True, None),
-        ({"crypto_job_last_batch_timestamp_seconds": SECONDS - 3600, "crypto_job_lag_records": 1}, False, "no batch"),
-        ({"crypto_job_lag_records": 500}, True, None),
+        ({"crypto_job_last_batch_timestamp_seconds__candles": SECONDS - 3600}, True, None),
         (
-            {
-                "crypto_job_last_batch_timestamp_seconds": 0,
-                "crypto_job_start_timestamp_seconds": SECONDS - 20,
-                "crypto_job_lag_records": 500,
-            },
-            True,
-            None,
-        ),
-        (
-            {
-                "crypto_job_last_batch_timestamp_seconds": 0,
-                "crypto_job_start_timestamp_seconds": SECONDS - 95,
-                "crypto_job_lag_records": 500,
-            },
+            {"crypto_job_last_batch_timestamp_seconds__candles": SECONDS - 3600, "crypto_job_lag_records__candles": 1},
             False,
-            "no batch has ended for 1.6 min",
+            "no batch of candles",
+        ),
+        ({"crypto_job_lag_records__prices": 500}, True, None),
+        # A query that has not ended any batch yet.
+        ({"crypto_job_start_timestamp_seconds": SECONDS - 20, "crypto_job_lag_records__market_global": 5}, True, None),
+        (
+            {"crypto_job_start_timestamp_seconds": SECONDS - 95, "crypto_job_lag_records__market_global": 5},
+            False,
+            "no batch of market_global has ended for 1.6 min",
         ),
     ],
 )
@@ -193,10 +192,19 @@ def test_stream_job(changes: dict[str, float], ok: bool, cause: str | None) -> N
     assert_hop(check.judge_stream_job(a_job(**changes), SECONDS, LIMIT), ok, cause)
 
 
+def test_what_was_set_aside_is_counted() -> None:
+    counts = {"written,dead_letters": 3, "refused,prices": 2, "late,candles": 4, "written,prices": 900}
+    changes = {f"crypto_job_rows_total__{labels}": float(count) for labels, count in counts.items()}
+    found = check.judge_stream_job(a_job(**changes), SECONDS, LIMIT).found
+    assert found == "0 messages wait, 5 set aside since it started, 4 too late for their candles"
+
+
 def test_a_job_that_is_behind_but_gets_on_is_a_warning() -> None:
-    hop = check.judge_stream_job(a_job(crypto_job_lag_records=5, crypto_job_lag_seconds=600), SECONDS, LIMIT)
+    hop = check.judge_stream_job(
+        a_job(crypto_job_lag_records__candles=5, crypto_job_lag_seconds__candles=600), SECONDS, LIMIT
+    )
     assert hop.ok
-    assert "10.0 min behind" in (hop.warning or "")
+    assert "candles is 10.0 min behind" in (hop.warning or "")
 
 
 @pytest.mark.parametrize(
@@ -265,10 +273,10 @@ def message(**changes: Any) -> Any:
     return SimpleNamespace(timestamp=FRESH, value=encode(price))
 
 
-def test_the_last_messages_tell_age_coins_and_wrong_clocks() -> None:
+def test_the_last_messages_tell_age_and_wrong_clocks() -> None:
     no_price = SimpleNamespace(timestamp=NOW - 5000, value=b"no price")
     facts = check._facts_of([message(), message(id="80", ts=NOW + 1_800_000), no_price], NOW)
-    assert facts == Facts(newest_ts=NOW - 5000, ahead_seconds=1800, coins=("90", "80"))
+    assert facts == Facts(newest_ts=NOW - 5000, ahead_seconds=1800)
 
 
 def assert_hop(hop: Hop, ok: bool, cause: str | None, age: float | None = -1) -> None:
@@ -403,12 +411,12 @@ def serving(metrics: JobMetrics | ProducerMetrics | DashboardMetrics) -> Iterato
 def test_a_service_is_asked_for_its_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check, "unit_state", lambda unit: "active" if unit == "crypto-stream-job" else None)
     job = JobMetrics()
-    job.written(0.5, {"price": 99, "dead_letter": 1})
-    job.behind(7, 3)
+    job.written("prices", 0.5, {"written": 99, "refused": 1})
+    job.behind("prices", 7, 3)
     with serving(job) as port:
         service = check.look_at_service("stream_job", port)
-        assert service.values["crypto_job_lag_records"] == 7
-        assert service.values["crypto_job_rows_total{dead_letter}"] == 1
+        assert service.values["crypto_job_lag_records{prices}"] == 7
+        assert service.values["crypto_job_rows_total{refused,prices}"] == 1
         assert check.look_at_service("producer", port) == Service(None)
         monkeypatch.setattr(check, "unit_state", lambda unit: "active")
         assert "is not its own" in check.look_at_service("producer", port).error
@@ -497,26 +505,31 @@ def test_a_unit_that_cannot_start_is_not_passed_over(
     assert check.unit_state("crypto-producer") == state
 
 
-def test_the_newest_row_may_be_of_any_coin_and_so_may_a_wrong_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("written", "newest"), [(5000, 5000), (600_000, 600_000), (None, None)])
+def test_the_table_is_as_new_as_the_older_of_board_and_prices(
+    monkeypatch: pytest.MonkeyPatch, written: int | None, newest: int | None
+) -> None:
     now = time.time_ns() // 1_000_000
-    gone = LatestPrice("7", "Gone", 1.0, now - 864_000_000)
-    due = LatestPrice("90", "Bitcoin", 1.0, now - 150_000)
     fresh = LatestPrice("91", "Other", 1.0, now - 5000)
     ahead = LatestPrice("80", "Ethereum", 1.0, now + 9 * 3_600_000)
-    many = [gone]
+    asked: list[str] = []
 
-    def board(_: object, __: int, coins: object = None, limit: int = 1000) -> Board:
-        return Board(many, [ahead]) if coins is None else Board([due] if coins == ("90",) else [], [])
+    def newest_ts(_: object, coin: str, __: int) -> int | None:
+        asked.append(coin)
+        return None if written is None else now - written
 
-    monkeypatch.setattr(Store, "board", board)
-    # Of many coins, none may be among those that are polled now.
-    facts = check.look_at_table(Settings(), ("90",))
-    assert facts.newest_ts == due.ts
+    monkeypatch.setattr(Store, "board", lambda *_: Board([ahead, fresh], [ahead]))
+    monkeypatch.setattr(Store, "newest_ts", newest_ts)
+    facts = check.look_at_table(Settings())
+    assert facts.newest_ts == (None if newest is None else now - newest)
     assert facts.ahead_seconds == pytest.approx(9 * 3600, abs=60)
-    assert check.look_at_table(Settings(), ()).newest_ts == gone.ts
-    # The row of what has just come into the topic may not be there yet.
-    many.append(fresh)
-    assert check.look_at_table(Settings(), ("90",)).newest_ts == fresh.ts
+    assert asked == ["91"]
+    assert ("none of it in crypto.prices" in facts.found) is (written is None)
+
+
+def test_a_board_without_a_coin_is_an_empty_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Store, "board", lambda *_: Board([]))
+    assert check.look_at_table(Settings()) == Facts("crypto.latest_prices is empty")
 
 
 def test_the_last_message_of_each_partition_is_read(monkeypatch: pytest.MonkeyPatch) -> None:

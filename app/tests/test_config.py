@@ -99,7 +99,7 @@ def test_settings_never_change(tmp_path: Path) -> None:
     ("name", "content", "words"),
     [
         ("producer", "[producer]\ninterval_seconds = -1", ["producer.toml", "[producer] interval_seconds", "-1", "1"]),
-        ("producer", '[producer]\ncoins = "many"', ["[producer] coins", "'many'", "integer"]),
+        ("producer", '[producer]\ncoins = "many"', ["[producer] coins", "'many'", "or a list of different ids"]),
         ("producer", "[producer]\ncoin = 5", ["[producer] coin: no such key", "coins"]),
         ("cassandra", "[cassandra]\nport = 70000", ["[cassandra] port", "70000", "65535"]),
         ("cassandra", '[cassandra]\nkeyspace = "Crypto; DROP"', ["[cassandra] keyspace", "Crypto; DROP"]),
@@ -134,7 +134,7 @@ def test_settings_never_change(tmp_path: Path) -> None:
         ("kafka", '[kafka]\nbootstrap_servers = ["http://h:9092"]', ["[kafka] bootstrap_servers", "host:port"]),
         ("kafka", '[kafka]\nbootstrap_servers = ["::1:9092"]', ["[kafka] bootstrap_servers", "host:port"]),
         ("kafka", '[kafka]\nbootstrap_servers = ["h:9092,i:9092"]', ["[kafka] bootstrap_servers", "host:port"]),
-        ("kafka", '[kafka]\ntopic = "a"\nrejected_topic = "a"', ["[kafka]", "two different names"]),
+        ("kafka", '[kafka]\ntopic = "a"\nrejected_topic = "a"', ["[kafka]", "three different names"]),
         ("market", '[market]\napi_url = "coinlore"', ["[market] api_url", "'coinlore'", "http://"]),
         ("market", '[market]\napi_url = "http://host:port"', ["[market] api_url", "'http://host:port'", "http://"]),
         ("market", '[market]\napi_url = "http://host:99999/api"', ["[market] api_url"]),
@@ -169,7 +169,7 @@ def test_wrong_environment_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("CRYPTO_STREAM_PRODUCR__COINS", "3")
     misspelt, wrong = sorted(problems_of(tmp_path), key=lambda line: "PRODUCR" not in line)
     assert "environment CRYPTO_STREAM_PRODUCR__COINS: no such setting" in misspelt
-    assert "environment CRYPTO_STREAM_PRODUCER__COINS: [producer] coins: got '-3'" in wrong
+    assert "environment CRYPTO_STREAM_PRODUCER__COINS: [producer] coins: got -3" in wrong
 
 
 def test_a_process_stops_with_the_status_for_wrong_settings(tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def checked(tmp_path: Path, text: str) -> list[str]:
 def test_a_file_is_checked_alone(tmp_path: Path) -> None:
     assert checked(tmp_path, "[producer]\ncoins = 7\n") == []
     (problem,) = checked(tmp_path, "[producer]\ncoins = 0\n")
-    assert problem == "[producer] coins: got 0, must be greater than or equal to 1"
+    assert problem == "[producer] coins: got 0, must be a number from 1 to 20000, or a list of different ids"
     assert config.check(str(tmp_path / "none.toml")) == [
         f"{tmp_path}/none.toml: [Errno 2] No such file or directory: '{tmp_path}/none.toml'"
     ]
@@ -219,6 +219,20 @@ def test_a_file_is_checked_alone(tmp_path: Path) -> None:
 def test_what_set_a_value_is_named(tmp_path: Path, text: str, named: str) -> None:
     (problem,) = checked(tmp_path, text)
     assert problem.startswith(named)
+
+
+@pytest.mark.parametrize(
+    ("text", "coins"),
+    [("20000", 20000), ('["90", "bitcoin-cash_2"]', ("90", "bitcoin-cash_2")), ("[90, 80]", ("90", "80"))],
+)
+def test_coins_are_so_many_or_these(tmp_path: Path, text: str, coins: object) -> None:
+    write(tmp_path, producer=f"[producer]\ncoins = {text}\n")
+    assert config.load("producer", config_dir=tmp_path).producer.coins == coins
+
+
+@pytest.mark.parametrize("text", ["[]", '["90", 90]', '["a b"]', '["90&start=1"]', "true", "1.5", "20001", '""'])
+def test_coins_that_are_neither_are_refused(tmp_path: Path, text: str) -> None:
+    assert "or a list of different ids" in checked(tmp_path, f"[producer]\ncoins = {text}\n")[0]
 
 
 @pytest.mark.parametrize(("text", "status"), [("[producer]\ncoins = 7\n", 0), ("[producer]\ncoins = 0\n", 78)])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,12 +21,12 @@ class FakeStore(Store):
 
     def __init__(self) -> None:
         super().__init__(Cassandra())
-        self.found = Board([], [])
+        self.found = Board([])
         self.points: list[PricePoint] = []
         self.error: StoreError | None = None
         self.asked: list[tuple[str, int, int]] = []
 
-    def board(self, now_ts: int, coins: object = None, limit: int = 1000) -> Board:
+    def board(self, now_ts: int, stale_seconds: float) -> Board:
         if self.error:
             raise self.error
         return self.found
@@ -39,11 +40,11 @@ class FakeStore(Store):
     def fill(self, age_seconds: float = 3) -> None:
         ts = int((time.time() - age_seconds) * 1000)
         rows = [
-            LatestPrice("2", "Dogecoin", 0.1234567, ts),
-            LatestPrice("90", "Bitcoin", 64000.126, ts),
+            LatestPrice("90", "Bitcoin", 64000.126, ts, "BTC", 1, 3.2e10, 1.234e12, -0.1, 2.5, 0.0),
+            LatestPrice("2", "Dogecoin", 0.1234567, ts, rank=8),
             LatestPrice("45088", "Shiba Inu", 0.0000175, ts - 30_000),
         ]
-        self.found = Board(rows, [])
+        self.found = Board(rows)
         self.points = [PricePoint(ts - 60_000, 63000.0), PricePoint(ts, 64000.126)]
 
 
@@ -55,7 +56,7 @@ def fake() -> FakeStore:
 @pytest.fixture
 def reader(fake: FakeStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
     board.settings.cache_clear()
-    reader = Reader(fake, 5)
+    reader = Reader(fake, 5, 90)
     monkeypatch.setattr(board, "reader", lambda: reader)
     yield reader
     board.settings.cache_clear()
@@ -75,10 +76,13 @@ def test_prices_are_shown_as_market_sites_do(fake: FakeStore, reader: Reader) ->
     app = run(reader)
     table = app.dataframe[0].value
     assert list(table["Name"]) == ["Bitcoin", "Dogecoin", "Shiba Inu"]
-    assert list(table["Price"]) == ["$64,000.13", "$0.1235", "$0.00001750"]
-    assert set(table["Updated"][:2]) <= {"3 s ago", "4 s ago", "5 s ago"}
-    ages = [time.time() - moment.timestamp() for moment in table["Time"]]
-    assert ages == [pytest.approx(5, abs=4), pytest.approx(5, abs=4), pytest.approx(35, abs=4)]
+    # Numbers, so that a click on a column sorts by them; what is read is their display.
+    assert list(table["Price"]) == [64000.126, 0.1234567, 0.0000175]
+    assert list(table["Rank"].dropna()) == [1, 8]
+    assert [age == pytest.approx(wanted, abs=3) for age, wanted in zip(table["Updated"], (4, 4, 34))] == [True] * 3
+    shown = str(app.dataframe[0].proto)
+    assert dashboard.UP in shown
+    assert dashboard.DOWN in shown
     # By the newest row, not by any other.
     assert [metric.value for metric in app.metric][::2] == ["3", "live"]
     assert app.metric[1].value in {"3 s ago", "4 s ago", "5 s ago"}
@@ -116,10 +120,10 @@ def test_stale_prices_are_called_stale(fake: FakeStore, reader: Reader) -> None:
 
 def test_a_price_of_the_future_is_called_a_wrong_clock_and_is_no_news(fake: FakeStore, reader: Reader) -> None:
     fake.fill(age_seconds=600)
-    ahead = LatestPrice("90", "Bit*coin*", 1.0, int((time.time() + 9 * 3600 + 60) * 1000))
-    fake.found = Board(fake.found.rows, [ahead])
+    ahead = LatestPrice("91", "Bit*coin*", 1.0, int((time.time() + 9 * 3600 + 60) * 1000))
+    fake.found = Board([ahead, *fake.found.rows], [ahead])
     app = run(reader)
-    assert [metric.value for metric in app.metric] == ["3", "10 min ago", "stale"]
+    assert [metric.value for metric in app.metric] == ["4", "10 min ago", "stale"]
     assert "A wrong clock: 1 coin has a price that is ahead" in app.warning[0].value
     assert r"Bit\*coin\*" in app.warning[0].value
     assert "9 h" in app.warning[0].value
@@ -171,7 +175,7 @@ def test_a_page_opened_during_an_outage_says_since_when_it_was_asked(fake: FakeS
 
 
 def test_the_board_is_read_again_and_again(fake: FakeStore) -> None:
-    reader = Reader(fake, 0.01)
+    reader = Reader(fake, 0.01, 90)
     reader.start()
     deadline = time.monotonic() + 10
     while reader.snapshot.board is None and time.monotonic() < deadline:
@@ -230,6 +234,19 @@ def test_wrong_settings_are_shown_without_a_stack_trace(
 )
 def test_price_format(price: float, text: str) -> None:
     assert dashboard.format_price(price) == text
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"),
+    [(1.234e12, "$1.23T"), (5.6e9, "$5.60B"), (1e6, "$1.00M"), (1500, "$1.50K"), (3, "$3.00"), (math.nan, "-")],
+)
+def test_amount_format(amount: float, text: str) -> None:
+    assert dashboard.format_amount(amount) == text
+
+
+@pytest.mark.parametrize(("change", "text"), [(2.105, "+2.10 %"), (-1234.5, "-1,234.50 %"), (math.nan, "-")])
+def test_change_format(change: float, text: str) -> None:
+    assert dashboard.format_change(change) == text
 
 
 @pytest.mark.parametrize(

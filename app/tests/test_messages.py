@@ -10,15 +10,17 @@ from crypto_stream.messages import (
     MAX_TEXT_CHARS,
     MAX_TS,
     MIN_TS,
-    RULES,
     VISIBLE,
+    MarketMessage,
     MessageError,
     PriceMessage,
     Rule,
     encode,
     encode_rejected,
     parse,
+    parse_as,
     printable,
+    rules,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -115,12 +117,12 @@ def test_a_huge_rejected_ticker_still_fits_into_a_message() -> None:
 
 
 def test_the_rules_are_the_models_own() -> None:
-    assert list(RULES) == [name for name in PriceMessage.model_fields if name != "schema_version"]
-    assert RULES["id"] == Rule(str, required=True)
-    assert RULES["price_usd"] == Rule(float, required=True, least=0)
-    assert RULES["ts"] == Rule(int, required=True, least=MIN_TS, most=MAX_TS)
-    assert RULES["symbol"] == Rule(str, required=False)
-    assert RULES["rank"] == Rule(int, required=False, least=1, most=2**31 - 1)
+    assert list(rules(PriceMessage)) == [name for name in PriceMessage.model_fields if name != "schema_version"]
+    assert rules(PriceMessage)["id"] == Rule(str, required=True)
+    assert rules(PriceMessage)["price_usd"] == Rule(float, required=True, least=0)
+    assert rules(PriceMessage)["ts"] == Rule(int, required=True, least=MIN_TS, most=MAX_TS)
+    assert rules(PriceMessage)["symbol"] == Rule(str, required=False)
+    assert rules(PriceMessage)["rank"] == Rule(int, required=False, least=1, most=2**31 - 1)
 
 
 def test_the_longest_message_is_within_the_limit() -> None:
@@ -132,3 +134,35 @@ def test_the_longest_message_is_within_the_limit() -> None:
 def test_text_from_outside_gives_no_orders_to_a_terminal() -> None:
     assert printable("a\x1b[2J\nb\u202ec\x9bd\x7f") == "a[2Jbcd"
     assert printable("Ether ✓ é") == "Ether ✓ é"
+
+
+@given(
+    st.builds(
+        MarketMessage,
+        ts=st.integers(MIN_TS, MAX_TS),
+        total_mcap_usd=st.floats(0, allow_infinity=False),
+        total_volume_usd=st.floats(0, allow_infinity=False),
+        btc_d=st.none() | st.floats(0, 100),
+        mcap_change=st.none() | st.floats(allow_nan=False, allow_infinity=False),
+        coins_count=st.none() | st.integers(0, 2**31 - 1),
+    )
+)
+def test_the_market_survives_the_way_through_kafka(message: MarketMessage) -> None:
+    assert parse_as(MarketMessage, encode(message)) == message
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"total_mcap_usd": None}, "total_mcap_usd"),
+        ({"total_mcap_usd": "5"}, "another type"),
+        ({"btc_d": 100.5}, "btc_d"),
+        ({"coins_count": -1}, "coins_count"),
+        ({"ts": 5}, "ts"),
+    ],
+)
+def test_a_market_with_wrong_values_is_none(changes: dict[str, object], reason: str) -> None:
+    good = {"schema_version": 1, "ts": TS, "total_mcap_usd": 1.0, "total_volume_usd": 2.0}
+    assert parse_as(MarketMessage, json.dumps(good).encode()).total_volume_usd == 2
+    with pytest.raises(MessageError, match=reason):
+        parse_as(MarketMessage, json.dumps(good | changes).encode())

@@ -13,12 +13,12 @@ import httpx
 import pytest
 import structlog
 from crypto_stream import producer
-from crypto_stream.coinlore import CoinLore, Page, Rejected, Ticker
+from crypto_stream.coinlore import CoinLore, CoinLoreError, Page, Rejected, Ticker, World
 from crypto_stream.config import Market, Settings
-from crypto_stream.messages import Record, parse
+from crypto_stream.messages import MarketMessage, Record, parse, parse_as
 from crypto_stream.metrics import ProducerMetrics, read
 from crypto_stream.outbox import Outbox
-from crypto_stream.producer import Delivery, Service, next_beat, open_outbox, to_message, to_records
+from crypto_stream.producer import Delivery, Service, Topics, next_beat, open_outbox, to_message, to_records
 from crypto_stream.simulator import Server
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,7 +26,8 @@ from kafka.errors import KafkaTimeoutError, NotLeaderForPartitionError
 from prometheus_client import generate_latest
 
 TS = 1_700_000_000_000
-TOPIC, REJECTED = "crypto.prices", "crypto.rejected"
+TOPIC, MARKET, REJECTED = "crypto.prices", "crypto.global", "crypto.rejected"
+TOPICS = Topics(TOPIC, MARKET, REJECTED)
 LogLines = list[MutableMapping[str, Any]]
 
 
@@ -105,7 +106,7 @@ def records(*values: str, ts: int = TS, topic: str = TOPIC) -> list[Record]:
 
 
 def delivery(outbox: Outbox, connect: Callable[[], FakeKafka]) -> Delivery:
-    return Delivery(outbox, connect, (TOPIC, REJECTED), ProducerMetrics(outbox), structlog.stdlib.get_logger())
+    return Delivery(outbox, connect, TOPICS, ProducerMetrics(outbox), structlog.stdlib.get_logger())
 
 
 def values(messages: list[tuple[str, bytes]]) -> list[str]:
@@ -305,7 +306,7 @@ def test_a_page_becomes_one_message_a_coin_with_the_id_as_key() -> None:
         [full_ticker(), full_ticker(id="80", name="Ethereum")],
         [Rejected({"id": "1", "price_usd": "n/a"}, "price_usd: no number")],
     )
-    first, second, rejected = to_records(page, TOPIC, REJECTED)
+    first, second, rejected = to_records(page, TOPICS)
     assert (first.topic, first.key, first.ts) == (TOPIC, b"90", TS)
     assert parse(first.value) == to_message(page.tickers[0], TS)
     assert second.key == b"80"
@@ -404,20 +405,24 @@ def run(service: Service) -> None:
 
 
 def test_the_service_polls_delivers_and_stops(simulator: Server, tmp_path: Path, lines: LogLines) -> None:
-    kafka = StopWhenStored(120)
+    kafka = StopWhenStored(121)
     kafka.service = service(settings(simulator, tmp_path), lambda: kafka)
     before = time.time_ns() // 1_000_000
     run(kafka.service)
-    messages = [parse(value) for _, value in kafka.stored]
+    messages = [parse(value) for topic, value in kafka.stored if topic == TOPIC]
+    (market,) = [parse_as(MarketMessage, value) for topic, value in kafka.stored if topic == MARKET]
+    assert before <= market.ts <= time.time_ns() // 1_000_000
+    assert (market.coins_count, market.total_mcap_usd > 0, 0 < (market.btc_d or 0) < 100) == (250, True, True)
     assert len({message.id for message in messages}) == 120
     assert all(before <= message.ts <= time.time_ns() // 1_000_000 for message in messages)
     assert len({message.ts for message in messages}) == 2  # one of each page
     assert kafka.closed
     assert sum(line["messages"] for line in named(lines, "page_acknowledged")) == 120
+    assert sum(line["market"] for line in named(lines, "page_acknowledged")) == 1
     found = figures(kafka.service)
     assert found["crypto_producer_last_poll{ok}"] == 1
     assert found["crypto_producer_last_poll_coins"] == 120
-    assert found["crypto_producer_messages_total{acknowledged}"] == 120
+    assert found["crypto_producer_messages_total{acknowledged}"] == 121
     assert found["crypto_producer_outbox_records"] == 0
     assert found["crypto_producer_last_poll_timestamp_seconds"] == pytest.approx(time.time(), abs=20)
     assert found["crypto_producer_last_acknowledged_timestamp_seconds"] == pytest.approx(time.time(), abs=20)
@@ -445,6 +450,58 @@ def test_pages_that_failed_are_named(simulator: Server, tmp_path: Path, lines: L
     run(kafka.service)
     assert named(lines, "poll_incomplete")[0]["errors"] == ["coins 1 to 100: only 40 came, of 250 that there are"]
     assert figures(kafka.service)["crypto_producer_last_poll{incomplete}"] == 1
+    assert figures(kafka.service)["crypto_producer_last_poll_pages_failed"] == 1
+
+
+def test_coins_may_be_named_and_one_that_is_not_there_is_an_error(
+    simulator: Server, tmp_path: Path, lines: LogLines
+) -> None:
+    kafka = StopWhenStored(3)
+    kafka.service = service(settings(simulator, tmp_path, coins=["90", "no-such", "80"]), lambda: kafka)
+    run(kafka.service)
+    assert [parse(value).id for topic, value in kafka.stored if topic == TOPIC] == ["90", "80"]
+    assert named(lines, "poll_incomplete")[0]["errors"] == ["coins no-such: the API does not know them"]
+
+
+def test_a_market_that_cannot_be_had_costs_nothing_else(
+    simulator: Server, tmp_path: Path, lines: LogLines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers: Iterator[World | Rejected] = iter([Rejected([], "not an object")])
+
+    def world(_: CoinLore) -> World | Rejected:
+        try:
+            return next(answers)
+        except StopIteration:
+            raise CoinLoreError("HTTP status 404") from None
+
+    monkeypatch.setattr(CoinLore, "world", world)
+    kafka = StopWhenStored(201)
+    kafka.service = service(settings(simulator, tmp_path, coins=100, interval_seconds=1), lambda: kafka)
+    run(kafka.service)
+    assert [topic for topic, _ in kafka.stored].count(REJECTED) == 1
+    assert named(lines, "ticker_rejected")[0]["reason"] == "not an object"
+    assert figures(kafka.service)["crypto_producer_last_poll{ok}"] == 1
+
+
+def test_values_that_stand_still_are_told_apart_from_fresh_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(time, "time", lambda: now[0])
+    metrics = ProducerMetrics(Outbox(tmp_path / "outbox", 10**9, 10**9))
+
+    def moved() -> float:
+        return read(generate_latest(metrics.registry).decode())["crypto_producer_market_moved_timestamp_seconds"]
+
+    for told, passed in ((5.0, 0), (5.0, 60), (5.0, 60)):
+        now[0] += passed
+        metrics.page_came(told)
+    assert moved() == 1000
+    metrics.page_came(6.0)
+    assert moved() == 1120
+    now[0] += 60
+    metrics.page_came(None)  # an API that does not say when
+    assert moved() == 1180
 
 
 def test_a_failed_poll_is_logged_and_the_next_one_goes_through(
@@ -504,13 +561,14 @@ def test_what_kafka_did_not_take_is_delivered_after_the_next_start(
 
     first = service(settings(simulator, tmp_path, coins=100), refuse)
     run(first)
-    assert named(lines, "messages_kept")[0]["count"] == 100
+    assert named(lines, "messages_kept")[0]["count"] in (100, 101)  # the market may have been told, too
     assert figures(first)["crypto_producer_outbox_age_seconds"] > 0
-    kafka = StopWhenStored(200)
+    kafka = StopWhenStored(202)
     kafka.service = service(settings(simulator, tmp_path, coins=100), lambda: kafka)
-    assert named(lines, "messages_found")[0]["count"] == 100
+    assert named(lines, "messages_found")[0]["count"] in (100, 101)
     run(kafka.service)
-    assert len({(parse(value).id, parse(value).ts) for _, value in kafka.stored}) == 200
+    prices = [parse(value) for topic, value in kafka.stored if topic == TOPIC]
+    assert len({(price.id, price.ts) for price in prices}) == 200
 
 
 def test_pages_of_a_poll_that_is_cut_short_are_kept(simulator: Server, tmp_path: Path, lines: LogLines) -> None:

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import ast
 import re
+from datetime import datetime, timedelta, timezone
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import structlog
 from crypto_stream import schema
-from crypto_stream.config import Cassandra, Kafka
-from crypto_stream.schema import NotReadyError, ensure_tables, ensure_topics, until_it_works
+from crypto_stream.config import Kafka, Settings
+from crypto_stream.schema import NotReadyError, TableError, ensure_tables, ensure_topics, until_it_works
+from crypto_stream.tables import TABLES
 
 
 class FakeAdmin:
@@ -49,18 +52,72 @@ class FakeAdmin:
 
 
 class FakeSession:
-    """Remembers statements; its metadata holds what `existing` says."""
+    """Keyspaces and tables in memory, changed by the statements that `schema` makes. `broken_at` breaks one of them."""
 
-    def __init__(self, existing: dict[str, list[str]] | None = None) -> None:
-        keyspaces = {
-            name: SimpleNamespace(tables={table: object() for table in tables})
-            for name, tables in (existing or {}).items()
-        }
-        self.cluster = SimpleNamespace(metadata=SimpleNamespace(keyspaces=keyspaces))
+    def __init__(self, *keyspaces: str) -> None:
+        self.keyspaces = {name: SimpleNamespace(tables={}) for name in keyspaces}
+        self.cluster = SimpleNamespace(metadata=SimpleNamespace(keyspaces=self.keyspaces))
         self.statements: list[str] = []
+        self.broken_at = ""
 
-    def execute(self, statement: str) -> None:
-        self.statements.append(re.sub(r"\s+", " ", statement).strip())
+    def prepare(self, statement: str) -> str:
+        return statement
+
+    def execute(self, statement: str, values: list[Any] | None = None) -> list[Any]:
+        if self.broken_at and self.broken_at in statement:
+            raise ConnectionError("no node answers")
+        self.statements.append(statement)
+        verb, place, rest = re.fullmatch(  # type: ignore[union-attr]
+            r"(CREATE KEYSPACE|CREATE TABLE|ALTER TABLE|DROP TABLE|INSERT INTO|SELECT \* FROM)"
+            r"(?: IF NOT EXISTS)? ([a-z_.]+) ?(.*)",
+            statement,
+        ).groups()
+        if verb == "CREATE KEYSPACE":
+            self.keyspaces[place] = SimpleNamespace(tables={})
+            return []
+        keyspace, name = place.split(".")
+        tables = self.keyspaces[keyspace].tables
+        if verb == "CREATE TABLE":
+            tables.setdefault(name, self._table(rest))
+        elif verb == "DROP TABLE":
+            del tables[name]
+        elif verb == "INSERT INTO":
+            assert values is not None
+            columns = rest[1:].split(")")[0].split(", ")
+            row = dict(zip(columns, values))
+            tables[name].rows[tuple(row[column.name] for column in tables[name].key)] = row
+            assert 0 < values[-1] <= 30 * 86_400
+        elif verb == "SELECT * FROM":
+            return [
+                SimpleNamespace(**row, _asdict=lambda row=row: dict(row)) for row in list(tables[name].rows.values())
+            ]
+        elif rest.startswith("ADD"):
+            tables[name].columns |= dict(part.split() for part in rest[5:-1].split(", "))
+        else:
+            tables[name].options |= self._options(rest)
+        return []
+
+    def _table(self, rest: str) -> Any:
+        columns, partition, clustering, options = re.fullmatch(  # type: ignore[union-attr]
+            r"\((.*), PRIMARY KEY \(\((.*?)\), (.*?)\)\) (WITH .*)", rest
+        ).groups()
+        found = dict(part.split() for part in columns.split(", "))
+        keys = [[SimpleNamespace(name=name) for name in part.split(", ")] for part in (partition, clustering)]
+        return SimpleNamespace(
+            columns=found,
+            partition_key=keys[0],
+            clustering_key=keys[1],
+            key=keys[0] + keys[1],
+            options=self._options(options),
+            rows={},
+        )
+
+    @staticmethod
+    def _options(text: str) -> dict[str, Any]:
+        life, compaction = re.search(r"default_time_to_live = (\d+) AND compaction = (\{.*\})", text).groups()  # type: ignore[union-attr]
+        # As Cassandra tells it: with more than it was given.
+        more = {"max_threshold": "32"}
+        return {"default_time_to_live": int(life), "compaction": ast.literal_eval(compaction) | more}
 
 
 KAFKA = Kafka(partitions=6, replication_factor=3, retention_hours=2, retention_bytes=1000)
@@ -69,8 +126,8 @@ WANTED = {"retention.ms": "7200000", "message.timestamp.type": "LogAppendTime", 
 
 def test_missing_topics_are_created_as_the_settings_say() -> None:
     admin = FakeAdmin()
-    assert len(ensure_topics(admin, KAFKA)) == 2
-    assert admin.topics == {"crypto.prices": WANTED, "crypto.rejected": WANTED}
+    assert len(ensure_topics(admin, KAFKA)) == 3
+    assert admin.topics == {"crypto.prices": WANTED, "crypto.global": WANTED, "crypto.rejected": WANTED}
     assert set(admin.shapes.values()) == {(6, 3)}
 
 
@@ -83,7 +140,9 @@ def test_a_second_run_changes_nothing() -> None:
 
 def test_existing_topics_get_the_retention_of_the_settings_and_keep_the_rest() -> None:
     admin = FakeAdmin(
-        crypto__prices=WANTED | {"retention.ms": "1", "compression.type": "gzip"}, crypto__rejected=WANTED
+        crypto__prices=WANTED | {"retention.ms": "1", "compression.type": "gzip"},
+        crypto__global=WANTED,
+        crypto__rejected=WANTED,
     )
     (change,) = ensure_topics(admin, KAFKA)
     assert "crypto.prices" in change
@@ -92,33 +151,112 @@ def test_existing_topics_get_the_retention_of_the_settings_and_keep_the_rest() -
 
 
 def test_a_refused_change_is_an_error() -> None:
-    admin = FakeAdmin(crypto__prices={}, crypto__rejected=WANTED)
+    admin = FakeAdmin(crypto__prices={}, crypto__global=WANTED, crypto__rejected=WANTED)
     admin.answer = "PolicyViolation"
     with pytest.raises(NotReadyError, match="PolicyViolation"):
         ensure_topics(admin, KAFKA)
 
 
-def test_keyspace_and_tables_are_created_to_the_letter() -> None:
+DAY = 86_400
+
+
+def test_the_keyspace_and_the_table_of_prices_are_created_to_the_letter() -> None:
     session = FakeSession()
-    assert len(ensure_tables(session, Cassandra())) == 3
-    assert session.statements[:3] == [
+    assert len(ensure_tables(session, Settings())) == 1 + len(TABLES)
+    compaction = "org.apache.cassandra.db.compaction.TimeWindowCompactionStrategy"
+    assert session.statements[:2] == [
         "CREATE KEYSPACE IF NOT EXISTS crypto WITH replication = {'class': 'SimpleStrategy', 'replication_factor': 1}",
-        "CREATE TABLE IF NOT EXISTS crypto.prices ( id TEXT, name TEXT, price_usd DOUBLE, ts BIGINT, "
-        "processing_time TIMESTAMP, PRIMARY KEY (id, ts) ) WITH CLUSTERING ORDER BY (ts DESC)",
-        "CREATE TABLE IF NOT EXISTS crypto.dead_letters ( topic TEXT, partition INT, offset BIGINT, value BLOB, "
-        "reason TEXT, processing_time TIMESTAMP, PRIMARY KEY ((topic, partition), offset) )",
+        "CREATE TABLE IF NOT EXISTS crypto.prices (id text, name text, price_usd double, ts bigint, "
+        "processing_time timestamp, PRIMARY KEY ((id), ts)) WITH CLUSTERING ORDER BY (ts DESC) AND "
+        f"default_time_to_live = {30 * DAY} AND compaction = {{'class': '{compaction}', "
+        "'compaction_window_unit': 'DAYS', 'compaction_window_size': '1'}",
     ]
 
 
-def test_existing_tables_are_only_looked_at() -> None:
-    session = FakeSession({"crypto": ["prices", "dead_letters"]})
-    assert ensure_tables(session, Cassandra()) == []
-    assert all(statement.startswith("SELECT") for statement in session.statements)
+def test_a_second_run_only_looks() -> None:
+    session = FakeSession()
+    ensure_tables(session, Settings())
+    session.statements.clear()
+    assert ensure_tables(session, Settings()) == []
+    # Read back: a table can be used only when the node that answers knows it.
+    assert session.statements == [f"SELECT * FROM crypto.{table.name} LIMIT 1" for table in TABLES]
 
 
-def test_only_what_is_missing_is_created() -> None:
-    session = FakeSession({"crypto": ["prices"]})
-    assert ensure_tables(session, Cassandra()) == ["table crypto.dead_letters created"]
+def test_what_the_settings_say_reaches_tables_that_exist() -> None:
+    session = FakeSession()
+    ensure_tables(session, Settings())
+    (change,) = ensure_tables(session, Settings(retention={"candles_days": 3650}))
+    assert change.startswith(f"table crypto.candles set to default_time_to_live = {3650 * DAY}")
+    assert "'compaction_window_size': '121'" in change
+
+
+def older(session: FakeSession) -> dict[str, Any]:
+    """The tables of the version before this one, with some dead letters; returns the keyspace's tables."""
+    session.execute("CREATE KEYSPACE IF NOT EXISTS crypto WITH x")
+    plain = "default_time_to_live = 0 AND compaction = {'class': 'SizeTieredCompactionStrategy'}"
+    session.execute(
+        "CREATE TABLE IF NOT EXISTS crypto.prices (id text, name text, price_usd double, ts bigint, "
+        f"processing_time timestamp, PRIMARY KEY ((id), ts)) WITH {plain}"
+    )
+    session.execute(
+        "CREATE TABLE IF NOT EXISTS crypto.dead_letters (topic text, partition int, offset bigint, value blob, "
+        f"reason text, processing_time timestamp, PRIMARY KEY ((topic, partition), offset)) WITH {plain}"
+    )
+    tables: dict[str, Any] = session.keyspaces["crypto"].tables
+    now = datetime.now(timezone.utc).replace(tzinfo=None)
+    for number, age in enumerate((0, 5, 29, 31)):
+        key = ("crypto.prices", number, 7)
+        tables["dead_letters"].rows[key] = {
+            "topic": key[0],
+            "partition": number,
+            "offset": 7,
+            "value": b"x",
+            "reason": "why",
+            "processing_time": now - timedelta(days=age),
+        }
+    return tables
+
+
+STEPS = ["", "CREATE TABLE IF NOT EXISTS crypto.dead_letters_by_day", "INSERT INTO crypto.dead_letters_by_day"]
+STEPS += ["DROP TABLE crypto.dead_letters", "CREATE TABLE IF NOT EXISTS crypto.dead_letters ("]
+STEPS += ["INSERT INTO crypto.dead_letters ", "DROP TABLE crypto.dead_letters_by_day"]
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_tables_of_an_older_version_become_those_of_today_wherever_that_was_interrupted(step: str) -> None:
+    session = FakeSession()
+    tables = older(session)
+    if step:
+        session.broken_at = step
+        with pytest.raises(ConnectionError):
+            ensure_tables(session, Settings())
+        session.broken_at = ""
+    ensure_tables(session, Settings())
+    assert set(tables) == {table.name for table in TABLES}
+    assert tables["prices"].options["default_time_to_live"] == 30 * DAY
+    letters = tables["dead_letters"]
+    assert [column.name for column in letters.partition_key] == ["topic", "day"]
+    # What has outlived its time is not kept.
+    assert {row["partition"] for row in letters.rows.values()} == {0, 1, 2}
+    assert all(row["day"] == row["processing_time"].date() for row in letters.rows.values())
+    assert ensure_tables(session, Settings()) == []
+
+
+def test_a_column_that_is_new_is_added() -> None:
+    session = FakeSession()
+    ensure_tables(session, Settings())
+    del session.keyspaces["crypto"].tables["latest_prices"].columns["symbol"]
+    assert ensure_tables(session, Settings()) == ["table crypto.latest_prices got the columns symbol"]
+
+
+def test_a_table_with_another_key_is_named_and_not_tried_again() -> None:
+    session = FakeSession()
+    ensure_tables(session, Settings())
+    session.keyspaces["crypto"].tables["candles"].clustering_key.append(SimpleNamespace(name="x"))
+    with structlog.testing.capture_logs(), pytest.raises(TableError, match=r"crypto.candles has another key"):
+        until_it_works(
+            "cassandra", lambda: ensure_tables(session, Settings()), float("inf"), structlog.stdlib.get_logger()
+        )
 
 
 def test_it_waits_for_what_is_not_there_yet(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +288,7 @@ def test_topics_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[list[str]] = []
     monkeypatch.setattr(admin, "wait_for_topics", waited.append)
     ensure_topics(admin, KAFKA)
-    assert waited == [["crypto.prices", "crypto.rejected"]]
+    assert waited == [["crypto.prices", "crypto.global", "crypto.rejected"]]
 
 
 @pytest.mark.parametrize("broken", ["", "kafka", "cassandra"])
@@ -181,8 +319,6 @@ def test_both_are_prepared_and_let_go_whatever_happens(monkeypatch: pytest.Monke
         assert caught.value.code == 1
     else:
         schema.main()
-        assert set(admin.topics) == {"crypto.prices", "crypto.rejected"}
-        assert len([line for line in session.statements if line.startswith("CREATE")]) == 3
-        # Read back: a table can be used only when the node that answers knows it.
-        assert len([line for line in session.statements if line.startswith("SELECT")]) == 2
+        assert set(admin.topics) == {"crypto.prices", "crypto.global", "crypto.rejected"}
+        assert set(session.keyspaces["crypto"].tables) == {table.name for table in TABLES}
     assert set(closed) == ({"kafka"} if broken == "kafka" else {"kafka", "cassandra"})

@@ -49,14 +49,14 @@ class FakeSession:
             raise self.error
         arguments = list(values)
         rows = self.rows
-        for condition in re.findall(r"(id = \?|ts >= \?|ts <= \?)", query):
+        for condition in re.findall(r"(board = \?|id = \?|ts >= \?|ts <= \?)", query):
             value: Any = arguments.pop(0)
             column, operator, _ = condition.split()
             compare = {"=": operator_module.eq, ">=": operator_module.ge, "<=": operator_module.le}[operator]
             rows = [row for row in rows if compare(getattr(row, column), value)]
-        if "PER PARTITION LIMIT 1" in query:
-            rows = [next(row for row in rows if row.id == coin) for coin in sorted({row.id for row in rows})]
-        limit: Any = arguments.pop(0) if query.endswith("LIMIT ?") else 1
+        if query.endswith("LIMIT 1"):
+            rows = rows[:1]
+        limit: Any = arguments.pop(0) if query.endswith("LIMIT ?") else None
         assert arguments == []
         return rows[:limit]
 
@@ -67,33 +67,48 @@ class Row:
     ts: int
     name: str | None = "name"
     price_usd: float | None = 1.0
+    rank: int | None = None
+    symbol: str | None = None
+    volume24_usd: float | None = None
+    market_cap_usd: float | None = None
+    percent_change_1h: float | None = None
+    percent_change_24h: float | None = None
+    percent_change_7d: float | None = None
+    board: str = "all"
 
 
 def store_of(*rows: Row) -> Store:
     return Store(Cassandra(), lambda _: FakeSession(*rows))
 
 
-def test_the_board_has_the_newest_price_of_each_coin() -> None:
-    session = FakeSession(Row("90", NOW - 5, "Bitcoin", 1.5), Row("90", NOW - 10, "Bitcoin", 2.5), Row("80", NOW - 7))
-    board = Store(Cassandra(keyspace="other"), lambda _: session).board(NOW)
-    assert board == Board([LatestPrice("80", "name", 1.0, NOW - 7), LatestPrice("90", "Bitcoin", 1.5, NOW - 5)], [])
-    assert "FROM other.prices PER PARTITION LIMIT 1" in session.prepared[0]
+def test_the_board_is_one_read_by_rank() -> None:
+    session = FakeSession(
+        Row("7", NOW - 7),
+        Row("80", NOW - 5, "Ether", 2.5, rank=2),
+        Row("90", NOW - 9, "Bitcoin", 1.5, 1, "BTC", 3.0, 4.0, 0.1, -0.2, 0.3),
+    )
+    board = Store(Cassandra(keyspace="other"), lambda _: session).board(NOW, 90)
+    assert [row.id for row in board.rows] == ["90", "80", "7"]
+    assert board.rows[0] == LatestPrice("90", "Bitcoin", 1.5, NOW - 9, "BTC", 1, 3.0, 4.0, 0.1, -0.2, 0.3)
+    assert (board.ahead, board.left, board.newest_ts) == ([], [], NOW - 5)
+    (query,) = session.prepared
+    assert "FROM other.latest_prices" in query
 
 
-def test_a_board_of_some_coins_or_of_so_many() -> None:
-    store = store_of(Row("90", NOW - 5), Row("80", NOW - 7), Row("2", NOW - 9))
-    assert [row.id for row in store.board(NOW, ["90", "7", "2"]).rows] == ["90", "2"]
-    assert len(store.board(NOW, limit=2).rows) == 2
+def test_coins_that_polls_no_longer_bring_have_left_but_not_when_everything_is_old() -> None:
+    rows = Row("90", NOW - 1000), Row("80", NOW - 91_000), Row("7", NOW - 91_001)
+    board = store_of(*rows).board(NOW, 90)
+    assert ([row.id for row in board.rows], [row.id for row in board.left]) == (["80", "90"], ["7"])
+    assert len(store_of(*rows).board(NOW + 10**9, 90).rows) == 2
 
 
-def test_a_price_of_the_future_is_no_news_and_the_one_before_it_counts() -> None:
-    ahead, near, before = Row("90", NOW + 9 * 3_600_000), Row("90", NOW + 4000), Row("90", NOW - 60_000)
-    for rows in (None, ["90"]):
-        assert store_of(ahead, near, before).board(NOW, rows).rows == [LatestPrice("90", "name", 1.0, NOW + 4000)]
-        board = store_of(ahead, before).board(NOW, rows)
-        assert board.rows == [LatestPrice("90", "name", 1.0, NOW - 60_000)]
-        assert board.ahead == [LatestPrice("90", "name", 1.0, ahead.ts)]
-    assert store_of(ahead).board(NOW) == Board([], [LatestPrice("90", "name", 1.0, ahead.ts)])
+def test_a_price_of_the_future_says_nothing_about_how_fresh_the_board_is() -> None:
+    far, near, now = Row("1", NOW + 9 * 3_600_000), Row("2", NOW + 4000), Row("3", NOW - 60_000)
+    board = store_of(far, near, now).board(NOW, 90)
+    assert [row.id for row in board.rows] == ["1", "2", "3"]
+    assert [row.id for row in board.ahead] == ["1"]
+    assert board.newest_ts == NOW + 4000
+    assert store_of(far).board(NOW, 90).newest_ts is None
 
 
 @pytest.mark.parametrize(
@@ -107,16 +122,27 @@ def test_a_price_of_the_future_is_no_news_and_the_one_before_it_counts() -> None
         Row("90", 5),
         Row("90", -(2**63)),
         Row("90", 2**63 - 1),
-        Row("90", 253_402_300_799_000),
     ],
 )
 def test_a_row_that_no_stream_job_wrote_is_left_out(row: Row) -> None:
-    assert [found.id for found in store_of(row, Row("80", NOW)).board(NOW).rows] == ["80"]
+    assert [found.id for found in store_of(row, Row("80", NOW)).board(NOW, 90).rows] == ["80"]
+
+
+def test_what_cannot_be_shown_is_as_good_as_not_said() -> None:
+    row = Row("90", NOW, market_cap_usd=float("nan"), volume24_usd=float("-inf"), symbol="\x1b")
+    (found,) = store_of(row).board(NOW, 90).rows
+    assert (found.market_cap_usd, found.volume24_usd, found.symbol) == (None, None, None)
 
 
 def test_names_are_fit_to_be_shown() -> None:
-    board = store_of(Row("90", NOW, "Bit\x1b[2Jcoin\n"), Row("8\x1b0", NOW, "\x1b")).board(NOW)
+    board = store_of(Row("90", NOW, "Bit\x1b[2Jcoin\n"), Row("8\x1b0", NOW, "\x1b")).board(NOW, 90)
     assert {row.name for row in board.rows} == {"Bit[2Jcoin", "80"}
+
+
+def test_the_newest_price_of_a_coin_is_none_of_the_future() -> None:
+    store = store_of(Row("90", NOW + 60_000), Row("90", NOW - 5), Row("90", NOW - 10))
+    assert store.newest_ts("90", NOW) == NOW - 5
+    assert store.newest_ts("80", NOW) is None
 
 
 def test_history_is_oldest_first_between_two_times_and_the_newest_of_many() -> None:
@@ -128,8 +154,8 @@ def test_history_is_oldest_first_between_two_times_and_the_newest_of_many() -> N
 def test_a_query_is_prepared_once() -> None:
     session = FakeSession()
     store = Store(Cassandra(), lambda _: session)
-    store.board(NOW)
-    store.board(NOW)
+    store.board(NOW, 90)
+    store.board(NOW, 90)
     assert len(session.prepared) == 1
 
 
@@ -145,9 +171,9 @@ def test_it_connects_late_and_tries_again() -> None:
     store = Store(Cassandra(), connect)
     assert tries == []
     with pytest.raises(StoreError, match="OSError: refused"):
-        store.board(NOW)
-    assert store.board(NOW) == Board([], [])
-    assert store.board(NOW) == Board([], [])
+        store.board(NOW, 90)
+    assert store.board(NOW, 90) == Board([])
+    assert store.board(NOW, 90) == Board([])
     assert len(tries) == 2
 
 
@@ -161,7 +187,7 @@ def test_many_threads_share_one_session() -> None:
 
     store = Store(Cassandra(), connect)
     with ThreadPoolExecutor(6) as pool:
-        list(pool.map(lambda _: store.board(NOW), range(6)))
+        list(pool.map(lambda _: store.board(NOW, 90), range(6)))
     assert len(sessions) == 1
 
 
@@ -179,8 +205,8 @@ def test_a_session_that_answers_nothing_for_long_is_given_up() -> None:
     for moment in (0, SESSION_HOPELESS_SECONDS, SESSION_HOPELESS_SECONDS + 1):
         now[0] = moment
         with pytest.raises(StoreError):
-            store.board(NOW)
-    assert store.board(NOW) == Board([], [])
+            store.board(NOW, 90)
+    assert store.board(NOW, 90) == Board([])
     assert [session.closed for session in sessions] == [1, 0]
 
 
@@ -211,10 +237,10 @@ def test_errors_of_a_query_are_the_stores_own() -> None:
     store = Store(Cassandra(), lambda _: session)
     session.error = ValueError("first line\nsecond line")
     with pytest.raises(StoreError) as caught:
-        store.board(NOW)
+        store.board(NOW, 90)
     assert str(caught.value) == "ValueError: first line"
     session.error = None
-    assert store.board(NOW) == Board([], [])
+    assert store.board(NOW, 90) == Board([])
 
 
 def test_what_the_driver_hides_in_a_dictionary_is_shown() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from collections.abc import Iterator, MutableMapping
@@ -11,7 +12,9 @@ import structlog
 from crypto_stream import sinks, stream_job
 from crypto_stream.config import Settings
 from crypto_stream.metrics import JobMetrics, read
-from crypto_stream.stream_job import Progress, Writer, done_offsets, wait_for, watch
+from crypto_stream.queries import Query, queries
+from crypto_stream.stream_job import Offsets, Progress, Running, Writer, done_offsets, wait_for, watch
+from crypto_stream.tables import TABLES, Table
 from kafka.errors import KafkaTimeoutError
 from prometheus_client import generate_latest
 
@@ -28,53 +31,56 @@ def lines() -> Iterator[LogLines]:
 # ---- progress
 
 
+def at(*offsets: int) -> Offsets:
+    """Offsets of the first partitions of the topic of prices."""
+    return {("crypto.prices", partition): offset for partition, offset in enumerate(offsets)}
+
+
 def test_messages_that_wait_without_a_batch_are_a_stall() -> None:
     progress = Progress(100)
-    progress.batch_ended(7, {0: 10, 1: 5}, 110)
-    assert progress.topic_ends({0: 10, 1: 8}, 120) == 3
+    progress.batch_ended(7, at(10, 5), 110)
+    assert progress.topics_end(at(10, 8), 120) == 3
     assert progress.stalled_seconds(150) == 30
-    progress.topic_ends({0: 10, 1: 9}, 160)
+    progress.topics_end(at(10, 9), 160)
     assert progress.stalled_seconds(250) == 130
 
 
 def test_nothing_to_do_is_no_stall() -> None:
     progress = Progress(0)
-    progress.batch_ended(7, {0: 10}, 10)
-    assert progress.topic_ends({0: 10}, 1000) == 0
+    progress.batch_ended(7, at(10), 10)
+    assert progress.topics_end(at(10), 1000) == 0
     assert progress.stalled_seconds(5000) == 0
 
 
 def test_a_batch_that_ends_begins_the_time_anew_and_the_same_one_does_not() -> None:
     progress = Progress(0)
-    progress.batch_ended(7, {0: 1}, 0)
-    progress.topic_ends({0: 10}, 10)
-    progress.batch_ended(7, {0: 1}, 90)
+    progress.batch_ended(7, at(1), 0)
+    progress.topics_end(at(10), 10)
+    progress.batch_ended(7, at(1), 90)
     assert progress.stalled_seconds(100) == 90
-    progress.batch_ended(8, {0: 5}, 100)
+    progress.batch_ended(8, at(5), 100)
     assert progress.stalled_seconds(150) == 50
 
 
 def test_before_the_first_batch_all_of_the_topic_waits() -> None:
     progress = Progress(0)
-    assert progress.topic_ends({0: 3, 1: 4}, 5) == 7
+    assert progress.topics_end(at(3, 4), 5) == 7
     assert progress.stalled_seconds(130) == 125
 
 
 def test_while_kafka_is_away_nobody_can_say_that_anything_waits() -> None:
     progress = Progress(0)
-    progress.topic_ends({0: 3}, 5)
-    assert progress.topic_ends(None, 20) == 0
+    progress.topics_end(at(3), 5)
+    assert progress.topics_end(None, 20) == 0
     assert progress.stalled_seconds(500) == 0
-    progress.topic_ends({0: 3}, 510)
+    progress.topics_end(at(3), 510)
     assert progress.stalled_seconds(520) == 10
 
 
-@pytest.mark.parametrize(
-    ("end", "offsets"),
-    [({"crypto.prices": {"0": 5, "2": 7}}, {0: 5, 2: 7}), ({"other": {"0": 5}}, {}), (None, {})],
-)
-def test_offsets_of_sparks_progress(end: Any, offsets: dict[int, int]) -> None:
-    assert done_offsets({"sources": [{"endOffset": end}]}, "crypto.prices") == offsets
+def test_offsets_of_sparks_progress() -> None:
+    ends = [{"crypto.prices": {"0": 5, "2": 7}}, {"other": {"0": 9}}, None]
+    found = done_offsets({"sources": [{"endOffset": end} for end in ends]})
+    assert found == {("crypto.prices", 0): 5, ("crypto.prices", 2): 7, ("other", 0): 9}
 
 
 # ---- the watch over the query
@@ -83,10 +89,10 @@ def test_offsets_of_sparks_progress(end: Any, offsets: dict[int, int]) -> None:
 class FakeQuery:
     """A query that runs for so many looks, and ends a batch at those listed."""
 
-    def __init__(self, looks: int, batches: dict[int, int]) -> None:
-        self.name = "prices"
+    def __init__(self, looks: int, batches: dict[int, int], late: int = 0) -> None:
         self._looks = looks
         self._batches = batches
+        self._late = late
         self._now = 0
         self._batch = -1
 
@@ -100,15 +106,33 @@ class FakeQuery:
         self._batch = self._batches.get(self._now, self._batch)
         if self._batch < 0:
             return None
-        return {"batchId": self._batch, "sources": [{"endOffset": {"crypto.prices": {"0": self._batch}}}]}
+        offset = {"crypto.prices": {"0": self._batch}}
+        return {
+            "batchId": self._batch,
+            "sources": [{"startOffset": None, "endOffset": offset}],
+            "eventTime": {"watermark": "2026-01-01T00:00:00.000Z"},
+            "stateOperators": [{"numRowsDroppedByWatermark": self._late}],
+        }
+
+    @property
+    def recentProgress(self) -> list[dict[str, Any]]:  # noqa: N802
+        last = self.lastProgress
+        return [] if last is None else [last]
 
     def exception(self) -> str:
         return "boom"
 
 
+PRICES, LATEST_PRICES, CANDLES, MARKET_GLOBAL, DEAD_LETTERS = queries(Settings())
+
+
 def watched(
-    monkeypatch: pytest.MonkeyPatch, query: FakeQuery, ends: dict[int, int] | None, stall: float = 120
-) -> tuple[list[str], JobMetrics]:
+    monkeypatch: pytest.MonkeyPatch,
+    streaming: FakeQuery,
+    ends: Offsets | None,
+    stall: float = 120,
+    query: Query = PRICES,
+) -> tuple[list[str], JobMetrics, Running]:
     """Watch a query, with a clock of ten seconds a look; returns what systemd heard."""
     clock = iter(range(0, 10_000_000, 10))
     told: list[str] = []
@@ -116,39 +140,43 @@ def watched(
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     monkeypatch.setattr(time, "sleep", lambda _: None)
 
-    def look() -> dict[int, int]:
+    def look() -> Offsets:
         if ends is None:
             raise KafkaTimeoutError("away")
         return ends
 
     settings, metrics = Settings(stream_job={"stall_seconds": stall}), JobMetrics()
-    writer = Writer(settings, metrics, LOGGER)
-    watch(query, writer, SimpleNamespace(ends=look), settings, metrics, LOGGER)  # type: ignore[arg-type]
-    return told, metrics
+    writer = Writer(query, settings, metrics, LOGGER)
+    running = Running(query, streaming, writer, Progress(time.monotonic()))  # type: ignore[arg-type]
+    watch(None, [running], SimpleNamespace(look=look), settings, metrics, LOGGER)  # type: ignore[arg-type]
+    return told, metrics, running
 
 
 def test_a_query_that_gets_on_is_watched_until_it_dies(monkeypatch: pytest.MonkeyPatch, lines: LogLines) -> None:
-    told, metrics = watched(monkeypatch, FakeQuery(100, {look: look for look in range(1, 100, 5)}), {0: 1000})
-    assert len(told) == 100
-    assert [(line["event"], line.get("reason")) for line in lines] == [("query_died", "boom")]
-    assert read(generate_latest(metrics.registry).decode())["crypto_job_lag_records"] == 1000 - 96
+    streaming = FakeQuery(200, {look: look for look in range(1, 200, 5)})
+    told, metrics, _ = watched(monkeypatch, streaming, at(1000))
+    assert len(told) == 200
+    assert [(line["event"], line.get("query"), line.get("reason")) for line in lines] == [
+        ("query_died", "prices", "boom")
+    ]
+    assert read(generate_latest(metrics.registry).decode())["crypto_job_lag_records{prices}"] == 1000 - 196
 
 
 def test_a_query_that_stands_still_while_messages_wait_ends_the_watch(
     monkeypatch: pytest.MonkeyPatch, lines: LogLines
 ) -> None:
-    told, _ = watched(monkeypatch, FakeQuery(1000, {1: 5}), {0: 6})
+    told, *_ = watched(monkeypatch, FakeQuery(1000, {1: 5}), at(6))
     assert 10 <= len(told) <= 14
     (line,) = lines
-    assert (line["event"], line["batch"]) == ("stalled", 5)
+    assert (line["event"], line["query"], line["batch"]) == ("stalled", "prices", 5)
     assert line["seconds"] > 120
 
 
-@pytest.mark.parametrize("ends", [{0: 5}, None])
+@pytest.mark.parametrize("ends", [at(5), {("crypto.global", 0): 9}, None])
 def test_a_query_without_work_or_without_kafka_is_left_alone(
-    monkeypatch: pytest.MonkeyPatch, lines: LogLines, ends: dict[int, int] | None
+    monkeypatch: pytest.MonkeyPatch, lines: LogLines, ends: Offsets | None
 ) -> None:
-    told, _ = watched(monkeypatch, FakeQuery(500, {1: 5}), ends)
+    told, *_ = watched(monkeypatch, FakeQuery(500, {1: 5}), ends)
     assert len(told) == 500
     assert [line["event"] for line in lines] == ["query_died"]
 
@@ -193,8 +221,9 @@ def fake_spark(cache: FakeCache) -> Any:
 class FakeFrame:
     """What `Writer` does with a DataFrame, without Spark."""
 
-    def __init__(self, rows: int, bad: int, newest: int | None = 1_700_000_000_000) -> None:
-        self.found = {"all": rows, "bad": bad, "newest": newest}
+    def __init__(self, rows: int, newest: int | None = 1_700_000_000_000) -> None:
+        self.found = {"rows": rows, "newest": newest}
+        self.columns = ["timestamp"]
         self.cache = FakeCache("s0")
         self.sparkSession = fake_spark(self.cache)
 
@@ -202,85 +231,91 @@ class FakeFrame:
         observation.get = self.found
         return self
 
-    def where(self, _: object) -> FakeFrame:
-        return self
-
-    def count(self) -> int:
-        return self.found["bad"] or 0
-
 
 @pytest.fixture
-def written(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, str]]]:
-    """The tables that batches went to, with their options."""
-    written: list[tuple[str, dict[str, str]]] = []
+def written(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The tables that batches went to."""
+    written: list[str] = []
     monkeypatch.setattr(stream_job, "Observation", SimpleNamespace)
-    monkeypatch.setattr(
-        stream_job, "F", SimpleNamespace(**dict.fromkeys(("count", "max", "unix_millis", "col"), _column))
-    )
-    monkeypatch.setattr(stream_job, "to_prices", lambda frame: frame)
-    monkeypatch.setattr(stream_job, "to_dead_letters", lambda frame: frame)
-    monkeypatch.setattr(sinks, "append", lambda _, table, __, **options: written.append((table, options)))
+    monkeypatch.setattr(stream_job, "F", SimpleNamespace(**dict.fromkeys(("count", "max", "unix_millis"), _column)))
+    monkeypatch.setattr(sinks, "append", lambda _, table, __: written.append(table.name))
     return written
 
 
 def _column(*_: object) -> Any:
-    return SimpleNamespace(alias=lambda _: None, isNotNull=lambda: None)
+    return SimpleNamespace(alias=lambda _: None)
 
 
-def writer(metrics: JobMetrics | None = None) -> Writer:
-    made = Writer(Settings(), metrics or JobMetrics(), LOGGER)
+def writer(metrics: JobMetrics | None = None, query: Query = PRICES) -> Writer:
+    made = Writer(query, Settings(), metrics or JobMetrics(), LOGGER)
     made.tables_exist.set()
     return made
 
 
-def test_a_batch_of_prices_is_one_write_with_the_prices_own_time(
-    written: list[tuple[str, dict[str, str]]], lines: LogLines
-) -> None:
+def test_a_batch_is_one_write_into_the_querys_table(written: list[str], lines: LogLines) -> None:
     metrics = JobMetrics()
     write = writer(metrics)
-    write(FakeFrame(100, 0), 7)  # type: ignore[arg-type]
-    assert written == [("prices", {"writetime": "written_at"})]
+    write(FakeFrame(100), 7)  # type: ignore[arg-type]
+    assert written == ["prices"]
     (line,) = lines
-    assert (line["event"], line["batch"], line["price"], line["dead_letter"]) == ("batch_written", 7, 100, 0)
+    assert (line["event"], line["query"], line["batch"], line["written"]) == ("batch_written", "prices", 7, 100)
     assert write.newest_ts == 1_700_000_000_000
-    assert read(generate_latest(metrics.registry).decode())["crypto_job_rows_total{price}"] == 100
+    assert write.wrote.is_set()
+    found = read(generate_latest(metrics.registry).decode())
+    assert found["crypto_job_rows_total{written,prices}"] == 100
+    assert found["crypto_job_batches_total{prices}"] == 1
 
 
-def test_dead_letters_are_written_only_where_there_are_some(
-    written: list[tuple[str, dict[str, str]]], lines: LogLines
+def test_an_empty_batch_is_no_news(written: list[str], lines: LogLines) -> None:
+    writer()(FakeFrame(0, None), 7)  # type: ignore[arg-type]
+    assert lines == []
+
+
+def test_what_came_too_late_is_set_aside_with_the_next_batch(
+    monkeypatch: pytest.MonkeyPatch, written: list[str], lines: LogLines
 ) -> None:
-    frame = FakeFrame(100, 3)
-    writer()(frame, 7)  # type: ignore[arg-type]
-    assert written == [("prices", {"writetime": "written_at"}), ("dead_letters", {})]
-    assert frame.cache.closed == []
-    assert (lines[0]["price"], lines[0]["dead_letter"]) == (97, 3)
+    def late_rows(progress: dict[str, Any], *_: object) -> FakeFrame | None:
+        return FakeFrame(3) if progress["batchId"] == 9 else None
+
+    monkeypatch.setattr(stream_job, "late_rows", late_rows)
+    *_, running = watched(monkeypatch, FakeQuery(200, {1: 8, 9: 9, 20: 10}), at(10), query=CANDLES)
+    metrics = JobMetrics()
+    write = writer(metrics, CANDLES)
+    write.late = running.writer.late
+    write(FakeFrame(5), 10)  # type: ignore[arg-type]
+    write(FakeFrame(5), 11)  # type: ignore[arg-type]
+    assert written == ["dead_letters", "candles", "candles"]
+    assert read(generate_latest(metrics.registry).decode())["crypto_job_rows_total{late,candles}"] == 3
+
+
+def test_nothing_is_read_again_where_nothing_was_too_late() -> None:
+    progress = FakeQuery(9, {0: 1}).lastProgress
+    assert progress is not None
+    assert stream_job.late_rows(progress, None, CANDLES, Settings()) is None  # type: ignore[arg-type]
 
 
 def test_a_batch_that_fails_is_written_one_by_one(
-    written: list[tuple[str, dict[str, str]]], lines: LogLines, monkeypatch: pytest.MonkeyPatch
+    written: list[str], lines: LogLines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(_: object, table: str, *__: object, **options: str) -> None:
-        if table == "prices":
-            raise OSError("Failed to write statements\nat line 2")
-        written.append((table, options))
+    def refuse(*_: object) -> None:
+        raise OSError("Failed to write statements\nat line 2")
 
     monkeypatch.setattr(sinks, "append", refuse)
     monkeypatch.setattr(sinks, "append_one_by_one", lambda *_: (97, 1))
-    writer()(FakeFrame(100, 2), 7)  # type: ignore[arg-type]
+    writer()(FakeFrame(98), 7)  # type: ignore[arg-type]
     failed, done = lines
     assert (failed["event"], failed["reason"]) == ("batch_failed", "Failed to write statements")
-    assert (done["price"], done["dead_letter"], done["refused"]) == (97, 2, 1)
-    assert written == [("dead_letters", {})]
+    assert (done["written"], done["refused"]) == (97, 1)
 
 
 def test_a_batch_that_cannot_be_written_at_all_is_tried_again_until_it_can(
-    written: list[tuple[str, dict[str, str]]], lines: LogLines, monkeypatch: pytest.MonkeyPatch
+    written: list[str], lines: LogLines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream_job, "PAUSE_SECONDS", 0)
     outcomes = iter([OSError("not one"), OSError("still none"), None])
     tries: list[str] = []
 
-    def away(*_: object, **__: object) -> None:
+    def away(*_: object) -> None:
         tries.append("connector")
         raise OSError("no node answers")
 
@@ -292,7 +327,7 @@ def test_a_batch_that_cannot_be_written_at_all_is_tried_again_until_it_can(
 
     monkeypatch.setattr(sinks, "append", away)
     monkeypatch.setattr(sinks, "append_one_by_one", one_by_one)
-    frame = FakeFrame(100, 0)
+    frame = FakeFrame(100)
     writer()(frame, 7)  # type: ignore[arg-type]
     assert [(line["event"], line.get("reason")) for line in lines] == [
         ("batch_failed", "no node answers"),
@@ -306,10 +341,8 @@ def test_a_batch_that_cannot_be_written_at_all_is_tried_again_until_it_can(
     assert (frame.cache.closed, frame.cache.sessions) == (["s0"], [])
 
 
-def test_a_stop_ends_the_tries(
-    written: list[tuple[str, dict[str, str]]], lines: LogLines, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def away(*_: object, **__: object) -> None:
+def test_a_stop_ends_the_tries(written: list[str], lines: LogLines, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: object) -> None:
         raise OSError("no node answers")
 
     monkeypatch.setattr(sinks, "append", away)
@@ -317,12 +350,12 @@ def test_a_stop_ends_the_tries(
     stopping = writer()
     stopping.stopping.set()
     with pytest.raises(OSError, match="no node answers"):
-        stopping(FakeFrame(100, 0), 8)  # type: ignore[arg-type]
+        stopping(FakeFrame(100), 8)  # type: ignore[arg-type]
 
 
-def test_a_batch_waits_for_the_tables(written: list[tuple[str, dict[str, str]]], lines: LogLines) -> None:
-    early = Writer(Settings(), JobMetrics(), LOGGER)
-    thread = threading.Thread(target=early, args=(FakeFrame(1, 0), 0), daemon=True)
+def test_a_batch_waits_for_the_tables(written: list[str], lines: LogLines) -> None:
+    early = Writer(PRICES, Settings(), JobMetrics(), LOGGER)
+    thread = threading.Thread(target=early, args=(FakeFrame(1), 0), daemon=True)
     thread.start()
     thread.join(0.2)
     assert written == []
@@ -368,41 +401,88 @@ class Recorder:
         return call
 
 
-def test_the_topic_is_read_from_its_beginning_and_gaps_stop_the_job() -> None:
+def test_topics_are_read_from_their_beginning_and_gaps_stop_the_job() -> None:
     calls: dict[str, Any] = {}
     settings = Settings(kafka={"bootstrap_servers": ["a:1", "b:2"]}, stream_job={"max_offsets_per_trigger": 5})
-    stream_job.read_topic(SimpleNamespace(readStream=Recorder(calls)), settings)  # type: ignore[arg-type]
-    assert calls["kafka.bootstrap.servers"] == "a:1,b:2"
-    assert calls["subscribe"] == "crypto.prices"
+    spark = SimpleNamespace(readStream=Recorder(calls))
+    assert set(stream_job.read_topics(spark, MARKET_GLOBAL, settings)) == {"market"}  # type: ignore[arg-type]
+    assert calls["options"]["kafka.bootstrap.servers"] == "a:1,b:2"
+    assert calls["options"]["failOnDataLoss"] == "true"
+    assert calls["subscribe"] == "crypto.global"
     assert calls["startingOffsets"] == "earliest"
-    assert calls["failOnDataLoss"] == "true"
     assert calls["maxOffsetsPerTrigger"] == 5
 
 
-def test_the_query_keeps_its_checkpoint_and_writes_by_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("query", "mode"), [(PRICES, "append"), (CANDLES, "update")])
+def test_a_query_keeps_its_checkpoint_and_writes_by_batches(
+    monkeypatch: pytest.MonkeyPatch, query: Query, mode: str
+) -> None:
     calls: dict[str, Any] = {}
-    monkeypatch.setattr(stream_job, "read_topic", lambda *_: None)
-    monkeypatch.setattr(stream_job, "decode", lambda _: Recorder(calls))
+    monkeypatch.setattr(stream_job, "read_topics", lambda *_: None)
+    plain = dataclasses.replace(query, rows=lambda _: Recorder(calls), trigger_ms=9)  # type: ignore[arg-type,return-value]
     write = writer()
-    stream_job.start(None, Settings(stream_job={"checkpoint_dir": "/x/", "trigger_ms": 9}), write)  # type: ignore[arg-type]
-    assert calls["checkpointLocation"] == "/x/prices"
+    stream_job.start(None, plain, write, Settings(stream_job={"checkpoint_dir": "/x/"}))  # type: ignore[arg-type]
+    assert calls["checkpointLocation"] == f"/x/{query.name}"
+    assert calls["outputMode"] == (mode,)
     assert calls["foreachBatch"] == (write,)
     assert calls["trigger"] == {"processingTime": "9 milliseconds"}
     assert "start" in calls
 
 
-def test_rows_are_appended_without_tombstones() -> None:
+def test_each_query_has_a_table_and_a_checkpoint_of_its_own() -> None:
+    all_of_them = queries(Settings())
+    assert [query.table for query in all_of_them] == list(TABLES)
+    assert len({stream_job.checkpoint(query, Settings()) for query in all_of_them}) == len(TABLES)
+
+
+@pytest.mark.parametrize(
+    ("reason", "word"),
+    [
+        ("[STATE_STORE_KEY_SCHEMA_NOT_COMPATIBLE] ...", "crypto-replay"),
+        (
+            "org.apache.spark.sql.execution.streaming.state.StateSchemaNotCompatible: Provided schema ...",
+            "crypto-replay",
+        ),
+        (
+            "Some data may have been lost because they are not available in Kafka any more",
+            "Keep the topic longer",
+        ),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_named_with_what_to_do(reason: str, word: str) -> None:
+    said = stream_job.todo(reason, CANDLES, Settings())
+    assert said is not None
+    assert word in said
+    assert "/var/lib/crypto-stream/checkpoints/candles" in said
+
+
+def test_where_starting_anew_is_all_there_is_to_do_nothing_is_said() -> None:
+    assert stream_job.todo("Job aborted: no executor", CANDLES, Settings()) is None
+
+
+@pytest.mark.parametrize("table", TABLES, ids=[table.name for table in TABLES])
+def test_rows_are_appended_with_their_own_times(monkeypatch: pytest.MonkeyPatch, table: Table) -> None:
     calls: dict[str, Any] = {}
 
     class Frame:
+        columns = ("a",)
         write = Recorder(calls)
 
-    sinks.append(Frame(), "prices", Settings().cassandra, writetime="written_at")  # type: ignore[arg-type]
+        def select(self, *columns: str) -> Frame:
+            calls["select"] = columns
+            return self
+
+    monkeypatch.setattr(sinks, "_living", lambda rows, *_: rows)
+    monkeypatch.setattr(sinks, "_newest", lambda rows, *_: rows)
+    sinks.append(Frame(), table, Settings())  # type: ignore[arg-type]
+    assert calls["select"] == (*table.columns, "written_at", "ttl_seconds")
     assert calls["mode"] == ("append",)
     assert calls["options"] == {
         "keyspace": "crypto",
-        "table": "prices",
-        "spark.cassandra.output.ignoreNulls": "true",
+        "table": table.name,
+        # Null counts where the newest word does; elsewhere it would be a tombstone for nothing.
+        "spark.cassandra.output.ignoreNulls": "false" if table.name == "latest_prices" else "true",
         "writetime": "written_at",
+        "ttl": "ttl_seconds",
     }
     assert "save" in calls

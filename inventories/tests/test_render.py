@@ -95,6 +95,10 @@ def differences(one: Files, other: Files) -> dict[str, list[str]]:
 
 # Every public variable that a file shows, another value, and the line that it makes there.
 ALTERNATIVE: dict[str, tuple[object, str, str]] = {
+    "app_prices_days": (7, "/etc/crypto-stream/retention.toml", "prices_days = 7"),
+    "app_candles_days": (77, "/etc/crypto-stream/retention.toml", "candles_days = 77"),
+    "app_market_global_days": (77, "/etc/crypto-stream/retention.toml", "market_global_days = 77"),
+    "app_dead_letters_days": (7, "/etc/crypto-stream/retention.toml", "dead_letters_days = 7"),
     "app_coinlore_url": (
         "https://example.org/api",
         "/etc/crypto-stream/market.toml",
@@ -138,7 +142,7 @@ ALTERNATIVE: dict[str, tuple[object, str, str]] = {
     "kafka_cluster_id": ("B" * 22, "/usr/local/libexec/crypto-stream/kafka-format", f"wanted='{'B' * 22}'"),
     "kafka_retention_hours": (77, "/etc/kafka/server.properties", "log.retention.hours=77"),
     "kafka_retention_bytes": (7777777, "/etc/kafka/server.properties", "log.retention.bytes=7777777"),
-    "producer_coins": (77, "/etc/crypto-stream/producer.toml", "coins = 77"),
+    "producer_coins": (["90", "80"], "/etc/crypto-stream/producer.toml", 'coins = ["90", "80"]'),
     "producer_interval_seconds": (77, "/etc/crypto-stream/producer.toml", "interval_seconds = 77"),
     "producer_outbox_hours": (77, "/etc/crypto-stream/producer.toml", "outbox_hours = 77"),
     "producer_outbox_bytes": (7777777, "/etc/crypto-stream/producer.toml", "outbox_bytes = 7777777"),
@@ -172,6 +176,11 @@ ALTERNATIVE: dict[str, tuple[object, str, str]] = {
         "/var/lib/crypto-stream/seven",
         "/etc/crypto-stream/stream_job.toml",
         'checkpoint_dir = "/var/lib/crypto-stream/seven"',
+    ),
+    "stream_job_candle_lateness_seconds": (
+        77,
+        "/etc/crypto-stream/stream_job.toml",
+        "candle_lateness_seconds = 77",
     ),
     "stream_job_stall_seconds": (77, "/etc/crypto-stream/stream_job.toml", "stall_seconds = 77"),
     "stream_job_metrics_port": (9772, "/etc/crypto-stream/stream_job.toml", "metrics_port = 9772"),
@@ -286,6 +295,12 @@ def test_what_hosts_of_one_piece_have(tmp_path: Path) -> None:
     # Three polls of the producer, wherever it is, say every host's check when prices are old.
     for host in ("one", "other"):
         assert setting(files[host]["/etc/crypto-stream/freshness.toml"], "stale_after_seconds") == "360"
+
+
+@pytest.mark.parametrize(("coins", "seconds"), [(14_000, 420), (["90", "80"], 90), (100, 90)])
+def test_prices_are_not_old_while_a_long_poll_goes_on(tmp_path: Path, coins: object, seconds: int) -> None:
+    files = render("apart", tmp_path, f"--extra-vars={json.dumps({'producer_coins': coins})}")
+    assert setting(files["other"]["/etc/crypto-stream/freshness.toml"], "stale_after_seconds") == str(seconds)
 
 
 def test_three_hosts_are_one_cassandra(rendered: dict[str, dict[str, Files]]) -> None:

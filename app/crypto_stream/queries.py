@@ -1,0 +1,51 @@
+"""What the stream job does, as data: which topics become which table, and how often."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pyspark.sql import DataFrame
+
+from crypto_stream import tables, transforms
+from crypto_stream.config import Settings
+from crypto_stream.tables import Table
+from crypto_stream.transforms import Topics
+
+
+@dataclass(frozen=True)
+class Query:
+    """From topics, by the names that `topic_names` knows them by, to one table.
+
+    `trigger_ms` is the least time from one batch to the next. A query with `state` has batches that depend on earlier
+    ones: it sends the rows that a batch has changed.
+    """
+
+    topics: tuple[str, ...]
+    rows: Callable[[Topics], DataFrame]
+    table: Table
+    trigger_ms: int
+    state: bool = False
+
+    @property
+    def name(self) -> str:
+        """What Spark, the metrics, the logs and its checkpoint call it."""
+        return self.table.name
+
+
+def topic_names(settings: Settings) -> dict[str, str]:
+    """Kafka's names of the topics, by what they are for."""
+    kafka = settings.kafka
+    return {"prices": kafka.topic, "market": kafka.market_topic, "rejected": kafka.rejected_topic}
+
+
+def queries(settings: Settings) -> tuple[Query, ...]:
+    """All of them; the first one is what people wait for, so it has no one before it."""
+    lateness = settings.stream_job.candle_lateness_seconds
+    return (
+        Query(("prices",), transforms.prices, tables.PRICES, settings.stream_job.trigger_ms),
+        Query(("prices",), transforms.latest_prices, tables.LATEST_PRICES, 1000),
+        Query(("prices",), lambda topics: transforms.candles(topics, lateness), tables.CANDLES, 5000, state=True),
+        Query(("market",), transforms.market_global, tables.MARKET_GLOBAL, 2000),
+        Query(("prices", "market", "rejected"), transforms.dead_letters, tables.DEAD_LETTERS, 2000),
+    )
