@@ -5,18 +5,25 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import time
 from collections import Counter
 from dataclasses import dataclass
+from datetime import timezone
 from itertools import pairwise
 from typing import Any
 
+import oracle
 from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile
 from cassandra.policies import ConstantReconnectionPolicy, WhiteListRoundRobinPolicy
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from oracle import Candle, Sample
+from oracle import Key as CandleKey
 from sandbox import UNITS, events, port, states, wait_for
 from testinfra.host import Host
 
-TOPIC = "crypto.prices"
+TOPIC, MARKET, REJECTED = "crypto.prices", "crypto.global", "crypto.rejected"
+# How the reason begins of what is set aside although its price is written.
+TOO_LATE = "too late for its candles"
 COIN = "90"
 
 # Tests take the host away from their clients; what those say of it is no news.
@@ -27,6 +34,10 @@ for name in ("cassandra", "kafka"):
 Key = tuple[str, int]
 # (partition, offset)
 Position = tuple[int, int]
+
+
+class TablesError(AssertionError):
+    """What is computed from the topics is another thing in the tables."""
 
 
 class MismatchError(AssertionError):
@@ -51,6 +62,8 @@ class Message:
 
     position: Position
     value: bytes | None
+    # Kafka's own time of it, in epoch milliseconds.
+    came: int
 
     @property
     def key(self) -> Key:
@@ -60,6 +73,11 @@ class Message:
             return str(price["id"]), int(price["ts"])
         except (ValueError, TypeError, KeyError):
             return f"no price, in partition {self.position[0]} at offset", self.position[1]
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """What it says; for one that has not been set aside."""
+        return json.loads(self.value or b"")
 
     @property
     def price(self) -> float | None:
@@ -126,13 +144,15 @@ class Stream:
             found: list[Message] = []
             while any(consumer.position(partition) < ends[partition] for partition in partitions):
                 for records in consumer.poll(timeout_ms=1000).values():
-                    found += [Message((record.partition, record.offset), record.value) for record in records]
+                    found += [
+                        Message((record.partition, record.offset), record.value, record.timestamp) for record in records
+                    ]
             return found
         finally:
             consumer.close()
 
     def send(self, value: bytes | None) -> Position:
-        """Put a message into the topic, through the published port."""
+        """Put a message into the topic of prices, through the published port."""
         producer = KafkaProducer(bootstrap_servers=[f"127.0.0.1:{port('KAFKA_PORT', 9092)}"])
         try:
             record = producer.send(TOPIC, value=value, key=b"test").get(timeout=30)
@@ -144,9 +164,60 @@ class Stream:
         """The prices of the table by their keys."""
         return {(row.id, row.ts): row.price_usd for row in self.cql("SELECT id, ts, price_usd FROM crypto.prices")}
 
-    def dead_letters(self) -> dict[Position, Any]:
-        """What the stream job has set aside."""
-        return {(row.partition, row.offset): row for row in self.cql("SELECT * FROM crypto.dead_letters")}
+    def dead_letters(self, topic: str = TOPIC) -> dict[Position, Any]:
+        """What the stream job has set aside as no message."""
+        return {at: row for at, row in self._set_aside(topic).items() if not row.reason.startswith(TOO_LATE)}
+
+    def late(self) -> dict[Position, Any]:
+        """Prices that came too late for their candles."""
+        return {at: row for at, row in self._set_aside(TOPIC).items() if row.reason.startswith(TOO_LATE)}
+
+    def _set_aside(self, topic: str) -> dict[Position, Any]:
+        rows = self.cql("SELECT * FROM crypto.dead_letters")
+        return {(row.partition, row.offset): row for row in rows if row.topic == topic}
+
+    def candles(self) -> dict[CandleKey, Candle]:
+        """The table of candles."""
+        return {
+            (row.id, row.interval, round(row.start.replace(tzinfo=timezone.utc).timestamp() * 1000)): Candle(
+                row.open, row.high, row.low, row.close, row.samples, row.volume24_usd
+            )
+            for row in self.cql("SELECT * FROM crypto.candles")
+        }
+
+    def board(self) -> dict[str, Any]:
+        """The table of latest prices by coin."""
+        return {row.id: row for row in self.cql("SELECT * FROM crypto.latest_prices")}
+
+    def compare_tables(self, limit: float = 120) -> None:
+        """Compare what plain Python makes of the topics with the tables; raises TablesError when they go on to differ.
+
+        More comes while it looks: what was in the topics before must be in the tables, and nothing that is not in the
+        topics afterwards.
+        """
+        deadline = time.monotonic() + limit
+        while wrong := self._differences():
+            if time.monotonic() > deadline:
+                raise TablesError("\n".join(wrong[:20]))
+            time.sleep(1)
+
+    def _differences(self) -> list[str]:
+        before, before_market = self._good(TOPIC), self._good(MARKET)
+        rejected = {message.position for message in self.messages(REJECTED)}
+        late = self.late()
+        board, candles = self.board(), self.candles()
+        market = {row.ts: row for row in self.cql("SELECT * FROM crypto.market_global")}
+        after, after_market = self._good(TOPIC), self._good(MARKET)
+        return [
+            *wrong_board(board, before, after),
+            *wrong_candles(candles, samples(before, late), samples(after, late), samples(after, {})),
+            *wrong_market(market, before_market, after_market),
+            *(f"rejected at {at}: not in dead_letters" for at in rejected - self.dead_letters(REJECTED).keys()),
+        ]
+
+    def _good(self, topic: str) -> list[Message]:
+        dead = self.dead_letters(topic)
+        return [message for message in self.messages(topic) if message.position not in dead]
 
     def newest(self, coin: str = COIN) -> Any:
         """The newest row of a coin, or None."""
@@ -199,9 +270,66 @@ class Stream:
         surplus = rows.keys() - self._prices(self.messages()).keys()
         if lost or absent or surplus or changed:
             raise MismatchError(lost, absent, surplus, changed)
+        self.compare_tables(limit)
         return len(rows)
 
     def _prices(self, messages: list[Message]) -> dict[Key, float | None]:
         """The prices of those messages that have not been set aside, by their keys."""
         dead = self.dead_letters()
         return {message.key: message.price for message in messages if message.position not in dead}
+
+
+def samples(messages: list[Message], late: dict[Position, Any]) -> list[Sample]:
+    """What candles are made of, in the order in which Kafka took it."""
+    return [
+        Sample(message.fields["id"], message.fields["ts"], message.price or 0, message.fields.get("volume24_usd"))
+        for message in sorted(messages, key=lambda message: message.came)
+        if message.position not in late
+    ]
+
+
+def wrong_candles(
+    table: dict[CandleKey, Candle], before: list[Sample], after: list[Sample], with_late: list[Sample]
+) -> list[str]:
+    """Candles that differ; one that has grown meanwhile may be anywhere in between, one that was repaired has all."""
+    least, most, whole = oracle.candles(before), oracle.candles(after), oracle.candles(with_late)
+    wrong = [f"candle {key}: nobody sent it" for key in table.keys() - whole.keys()]
+    for key, wanted in least.items():
+        found = table.get(key)
+        grows = wanted != most[key] and found is not None and wanted.samples <= found.samples <= most[key].samples
+        if found not in (wanted, whole[key]) and not grows:
+            wrong.append(f"candle {key}: {found} in place of {wanted}")
+    return wrong
+
+
+BOARD = ("name", "symbol", "rank", "price_usd", "volume24_usd", "market_cap_usd")
+BOARD += ("percent_change_1h", "percent_change_24h", "percent_change_7d")
+
+
+def wrong_board(board: dict[str, Any], before: list[Message], after: list[Message]) -> list[str]:
+    """Coins whose row is older than what was there before, or not what its message says."""
+    newest: dict[str, int] = {}
+    for message in before:
+        coin = message.fields["id"]
+        newest[coin] = max(newest.get(coin, 0), min(message.fields["ts"], message.came))
+    said = {(message.fields["id"], message.fields["ts"]): message for message in after}
+    wrong = [f"{coin}: not on the board" for coin in newest.keys() - board.keys()]
+    for coin, row in board.items():
+        message = said.get((coin, row.ts))
+        if message is None:
+            wrong.append(f"{coin} at {row.ts}: nobody sent it")
+        elif min(row.ts, message.came) < newest.get(coin, 0):
+            wrong.append(f"{coin}: of {row.ts}, and there is a newer one")
+        elif any(getattr(row, name) != message.fields.get(name) for name in BOARD):
+            wrong.append(f"{coin}: {row} in place of {message.fields}")
+    return wrong
+
+
+def wrong_market(table: dict[int, Any], before: list[Message], after: list[Message]) -> list[str]:
+    """Moments of the market that are missing, or are another thing than their messages say."""
+    said = {message.fields["ts"]: message.fields for message in after}
+    wrong = [f"market at {ts}: missing" for ts in {message.fields["ts"] for message in before} - table.keys()]
+    for ts, row in table.items():
+        if ts not in said or any(getattr(row, name) != value for name, value in said[ts].items() if hasattr(row, name)):
+            wrong.append(f"market at {ts}: {row} in place of {said.get(ts)}")
+    return wrong

@@ -1,9 +1,9 @@
 """`crypto-replay`: read the topics again from some moment on, and repair every table from them.
 
 The rows come from the same transformations and go through the same sinks as those of the stream job, which may go on
-meanwhile. What is written has the moment of the replay as its write time, so it also replaces what was deleted since;
-rows of what is current keep their own, so nothing newer is replaced. A candle is computed from all of its samples, or
-not at all: a replay begins with a day, which is the longest one, and leaves those to the job that still form.
+meanwhile. What is written has the moment at which the replay began as its write time: it also brings back what was
+deleted, and what comes later replaces it. A candle is computed from all of its samples, or not at all: a replay begins
+with a day, which is the longest one, and leaves those to the job that still form.
 """
 
 from __future__ import annotations
@@ -170,9 +170,12 @@ def repaired(rows: DataFrame, query: Query, wanted: Span, now: int, settings: Se
         closed = now - settings.stream_job.candle_lateness_seconds * 1000 - 60_000
         rows = rows.where(F.col(BORN_AT) <= F.least(F.lit(closed), F.lit(-(-wanted.stop // DAY_MS) * DAY_MS)))
         rows = rows.where(F.unix_millis("start") >= wanted.start)
+    elif query.table.current:
+        # The newest there is, wherever the span ends.
+        rows = sinks.newest(rows.where(F.col("ts") >= wanted.start), query.table)
     elif query.table is not DEAD_LETTERS:
         rows = rows.where((F.col("ts") >= wanted.start) & (F.col("ts") < wanted.stop))
-    return rows if query.table.current else rows.withColumn(WRITTEN_AT, F.lit(now * 1000))
+    return rows.withColumn(WRITTEN_AT, F.lit(now * 1000))
 
 
 @contextmanager

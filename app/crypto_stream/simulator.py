@@ -39,6 +39,7 @@ FAULTS = (
     "bad_price",
     "short_page",
     "wrong_count",
+    "frozen",
     "redirect",
     "hang",
     "trickle",
@@ -47,6 +48,8 @@ FAULTS = (
 # Of a fault that keeps a client waiting: a byte so often, so many times. Nobody waits longer.
 TRICKLE_SECONDS = 1.0
 TRICKLE_BYTES = 120
+# An API whose values stand still says the same time of them again and again.
+FROZEN_TIME = 1_600_000_000
 BAD_PRICES = ("n/a", "", "NaN", None, "-1.5")
 # After 2**LEVELS steps the walk is back where it began, so no coin drifts away from its usual price for good.
 LEVELS = 14
@@ -410,6 +413,9 @@ def spoil(fault: str, answer: Any) -> tuple[int, str, bytes, dict[str, str]]:
         return 200, "application/json", json.dumps(answer | {"data": answer["data"][:40]}).encode(), {}
     if fault == "wrong_count" and isinstance(answer, dict):
         return 200, "application/json", json.dumps(answer | {"info": {"coins_num": 1}}).encode(), {}
+    if fault == "frozen" and isinstance(answer, dict):
+        frozen = answer["info"] | {"time": FROZEN_TIME}
+        return 200, "application/json", json.dumps(answer | {"info": frozen}).encode(), {}
     return 200, "application/json", body, {}
 
 

@@ -23,7 +23,7 @@ CONCURRENCY = 50
 
 def append(rows: DataFrame, table: Table, settings: Settings) -> None:
     """Write rows by their keys, all of them or, after an error, some; raises what Spark raises."""
-    _living(_newest(rows, table), table, settings).select(*table.columns, WRITTEN_AT, TTL).write.format(FORMAT).mode(
+    _living(newest(rows, table), table, settings).select(*table.columns, WRITTEN_AT, TTL).write.format(FORMAT).mode(
         "append"
     ).options(
         keyspace=settings.cassandra.keyspace,
@@ -42,13 +42,12 @@ def _living(rows: DataFrame, table: Table, settings: Settings) -> DataFrame:
     return rows.withColumn(TTL, left.cast("int")).where(F.col(TTL) > 0)
 
 
-def _newest(rows: DataFrame, table: Table) -> DataFrame:
+def newest(rows: DataFrame, table: Table) -> DataFrame:
     """Of a table that holds what is current, nothing that the same batch makes old."""
     if not table.current:
         return rows
     key = [*table.partition_key, *table.clustering_key]
-    newest = rows.groupBy(*key).agg(F.max_by(F.struct(*rows.columns), WRITTEN_AT).alias("row"))
-    return newest.select("row.*")
+    return rows.groupBy(*key).agg(F.max_by(F.struct(*rows.columns), WRITTEN_AT).alias("row")).select("row.*")
 
 
 def forget_sessions(spark: SparkSession) -> None:
@@ -76,7 +75,7 @@ def append_one_by_one(rows: DataFrame, table: Table, settings: Settings) -> tupl
     """
     session = store.open_session(settings.cassandra)
     try:
-        return _insert(session, _living(_newest(rows, table), table, settings).toLocalIterator(), table, settings)
+        return _insert(session, _living(newest(rows, table), table, settings).toLocalIterator(), table, settings)
     finally:
         session.cluster.shutdown()
 

@@ -19,11 +19,12 @@ from crypto_stream.coinlore import (
     RateLimiter,
     Rejected,
     Ticker,
+    World,
     parse_ticker,
 )
 from crypto_stream.config import Market
 from crypto_stream.messages import MAX_TEXT_CHARS
-from crypto_stream.simulator import Server
+from crypto_stream.simulator import FROZEN_TIME, Server
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -517,6 +518,67 @@ def test_every_coin_of_the_simulator_is_understood(simulator: Server) -> None:
     assert (poll.rejected, poll.errors) == ([], [])
     assert [found.rank for found in poll.tickers] == list(range(1, 251))
     assert all(found.volume24 and found.market_cap_usd for found in poll.tickers)
+
+
+def test_coins_by_their_ids(simulator: Server) -> None:
+    with real(simulator, Clock()) as api:
+        (first,) = api.these(["80", "90", "nobody"])
+        many = list(api.these([str(number) for number in range(250)]))
+    assert {found.id for found in first.tickers} == {"80", "90"}
+    assert first.error == "coins nobody: the API does not know them"
+    assert len(many) == 3
+
+
+def test_ids_whose_page_fails_are_named_and_two_in_a_row_are_enough() -> None:
+    handler, requests = answers(httpx.Response(404))
+    with client(handler, request_interval_seconds=0) as api:
+        pages = list(api.these([str(number) for number in range(450)]))
+    assert len(pages) == len(requests) == 2
+    assert pages[1].error.startswith("coins 100, 101, ")
+    assert pages[1].error.endswith(": HTTP status 404")
+
+
+def test_the_market_as_a_whole(simulator: Server) -> None:
+    with real(simulator, Clock()) as api:
+        world = api.world()
+    assert isinstance(world, World)
+    assert world.coins_count == 250
+    assert world.total_mcap > world.total_volume > 0
+    assert 0 < (world.eth_d or 0) < (world.btc_d or 0) < 100
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        ([], "not an object"),
+        ([3], "not an object"),
+        ([{"total_mcap": "x", "total_volume": 1}], "total_mcap"),
+        ([{"total_mcap": 1}], "total_volume: missing"),
+    ],
+)
+def test_a_market_that_is_none_is_rejected_with_its_reason(answer: Any, found: str) -> None:
+    handler, _ = answers(httpx.Response(200, json=answer))
+    with client(handler) as api:
+        world = api.world()
+    assert isinstance(world, Rejected)
+    assert found in world.reason
+
+
+def test_what_the_market_does_not_say_is_not_guessed() -> None:
+    told = {"total_mcap": 1, "total_volume": "2", "btc_d": "101", "eth_d": "", "mcap_change": "x", "coins_count": "5"}
+    handler, _ = answers(httpx.Response(200, json=[told]))
+    with client(handler) as api:
+        world = api.world()
+    assert world == World(total_mcap=1, total_volume=2, coins_count=5)
+
+
+def test_the_time_that_the_api_gives_its_values_comes_along(simulator: Server) -> None:
+    with real(simulator, Clock()) as api:
+        (fresh,) = api.top(1)
+        simulator.faults.set("frozen", 2)
+        frozen = [next(api.top(1)).market_time for _ in range(2)]
+    assert fresh.market_time == pytest.approx(time.time(), abs=60)
+    assert frozen == [FROZEN_TIME, FROZEN_TIME]
 
 
 @pytest.mark.parametrize("kind", ["http_429", "http_500", "html", "truncated", "empty", "reset"])

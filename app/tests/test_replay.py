@@ -162,9 +162,11 @@ def test_prices_of_the_span_get_the_moment_of_the_replay_as_their_write_time(spa
     assert {row.written_at for row in found} == {NOW * 1000}
 
 
-def test_what_is_current_keeps_its_write_time(spark: SparkSession) -> None:
-    (found,) = rows(spark, LATEST, Span(MIDNIGHT, NOW), MIDNIGHT + 5)
-    assert found.written_at == (MIDNIGHT + 5) * 1000
+def test_of_what_is_current_the_newest_there_is_is_written_wherever_the_span_ends(spark: SparkSession) -> None:
+    wanted = Span(MIDNIGHT - DAY, MIDNIGHT)
+    (found,) = rows(spark, LATEST, wanted, MIDNIGHT - 5, NOW - 3, NOW - 9)
+    assert (found.ts, found.written_at) == (NOW - 3, NOW * 1000)
+    assert rows(spark, LATEST, Span(MIDNIGHT, NOW), MIDNIGHT - 5) == []
 
 
 def test_only_candles_that_are_whole_and_done_with_are_written(spark: SparkSession) -> None:

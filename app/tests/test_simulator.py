@@ -4,6 +4,7 @@ import math
 import socket
 import statistics
 import struct
+import time
 from itertools import pairwise
 from typing import Any
 
@@ -159,6 +160,8 @@ def spoilt(http: httpx.Client) -> bool:
     except (httpx.HTTPError, ValueError):
         return True
     if response.status_code != 200 or answer["info"]["coins_num"] != 250 or len(answer["data"]) != 100:
+        return True
+    if abs(answer["info"]["time"] - time.time()) > 60:
         return True
     try:
         return any(not float(ticker["price_usd"]) > 0 for ticker in answer["data"])

@@ -119,6 +119,6 @@ def test_of_a_batch_only_the_newest_of_each_coin_goes_on_the_board(spark: SparkS
         [("all", "90", 1, 5.0), ("all", "90", 3, None), ("all", "80", 2, 7.0)],
         "board string, id string, written_at long, price_usd double",
     )
-    newest = {row.id: (row.written_at, row.price_usd) for row in sinks._newest(rows, LATEST_PRICES).collect()}
+    newest = {row.id: (row.written_at, row.price_usd) for row in sinks.newest(rows, LATEST_PRICES).collect()}
     assert newest == {"90": (3, None), "80": (2, 7.0)}
-    assert sinks._newest(rows, PRICES) is rows
+    assert sinks.newest(rows, PRICES) is rows

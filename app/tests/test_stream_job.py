@@ -473,7 +473,7 @@ def test_rows_are_appended_with_their_own_times(monkeypatch: pytest.MonkeyPatch,
             return self
 
     monkeypatch.setattr(sinks, "_living", lambda rows, *_: rows)
-    monkeypatch.setattr(sinks, "_newest", lambda rows, *_: rows)
+    monkeypatch.setattr(sinks, "newest", lambda rows, *_: rows)
     sinks.append(Frame(), table, Settings())  # type: ignore[arg-type]
     assert calls["select"] == (*table.columns, "written_at", "ttl_seconds")
     assert calls["mode"] == ("append",)

@@ -24,6 +24,7 @@ from crypto_stream.messages import (
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from oracle import Candle, Key, Sample, candles
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - what everybody calls it
 
@@ -314,35 +315,10 @@ def test_what_came_too_late_for_its_candles_is_told_apart(spark: SparkSession) -
 # ---- candles, against plain Python
 
 
-Sample = tuple[str, int, float, float | None]
-KeyOfCandle = tuple[str, str, int]
-
-
-def candles_by_hand(samples: list[Sample]) -> dict[KeyOfCandle, tuple[Any, ...]]:
-    """Each candle of these samples: open, high, low, close, how many, and the last known volume."""
-    once = {(coin, ts): (price, volume) for coin, ts, price, volume in reversed(samples)}
-    found: dict[KeyOfCandle, list[tuple[int, float, float | None]]] = {}
-    for (coin, ts), (price, volume) in once.items():
-        for name, seconds in (("1m", 60), ("15m", 900), ("1h", 3600), ("1d", 86_400)):
-            found.setdefault((coin, name, ts // (seconds * 1000) * seconds * 1000), []).append((ts, price, volume))
-    return {key: candle_of(sorted(of_one)) for key, of_one in found.items()}
-
-
-def candle_of(samples: list[tuple[int, float, float | None]]) -> tuple[Any, ...]:
-    prices = [price for _, price, _ in samples]
-    volumes = [volume for *_, volume in samples if volume is not None]
-    return prices[0], max(prices), min(prices), prices[-1], len(samples), volumes[-1] if volumes else None
-
-
-def candles_of(rows: list[Row]) -> dict[KeyOfCandle, tuple[Any, ...]]:
+def candles_of(rows: list[Row]) -> dict[Key, Candle]:
     found = {
-        (row.id, row.interval, round(row.start.timestamp() * 1000)): (
-            row.open,
-            row.high,
-            row.low,
-            row.close,
-            row.samples,
-            row.volume24_usd,
+        (row.id, row.interval, round(row.start.timestamp() * 1000)): Candle(
+            row.open, row.high, row.low, row.close, row.samples, row.volume24_usd
         )
         for row in rows
     }
@@ -365,7 +341,7 @@ moments = st.sampled_from([MIDNIGHT, MIDNIGHT - 900_000, MIDNIGHT + 60_000, MIDN
 # One price for each coin and moment: of two that contradict each other, either may be the first.
 samples = st.lists(
     st.tuples(st.sampled_from(["90", "80"]), moments).map(
-        lambda key: (*key, float(hash(key) % 1000), None if key[1] % 3 == 0 else float(key[1] % 7))
+        lambda key: Sample(*key, float(hash(key) % 1000), None if key[1] % 3 == 0 else float(key[1] % 7))
     ),
     min_size=1,
     max_size=60,
@@ -379,7 +355,7 @@ def test_candles_are_those_that_plain_python_computes(spark: SparkSession, found
     random.shuffle(again)
     raw = topic(spark, *as_messages(again), b"no price", appended_ts=MIDNIGHT + DAY)
     rows = transforms.candles({"prices": raw}, 600).collect()
-    assert candles_of(rows) == candles_by_hand(found)
+    assert candles_of(rows) == candles(found)
     for row in rows:
         start = round(row.start.timestamp() * 1000)
         assert row.month == time.strftime("%Y-%m", time.gmtime(start / 1000))
@@ -394,8 +370,8 @@ def test_candles_of_a_stream_grow_batch_by_batch_and_what_is_late_is_left_out_an
     spark: SparkSession, tmp_path: Path
 ) -> None:
     spark.conf.set("spark.sql.streaming.forceDeleteTempCheckpointLocation", "true")
-    table: dict[KeyOfCandle, tuple[Any, ...]] = {}
-    changed: list[set[KeyOfCandle]] = []
+    table: dict[Key, Candle] = {}
+    changed: list[set[Key]] = []
 
     def write(rows: DataFrame, _: int) -> None:
         found = candles_of(rows.collect())
@@ -428,25 +404,29 @@ def test_candles_of_a_stream_grow_batch_by_batch_and_what_is_late_is_left_out_an
         )
 
     try:
-        first: list[Sample] = [("90", TS, 1.0, 5.0), ("90", TS + 10_000, 3.0, None), ("90", TS + 10_000, 3.0, None)]
+        first = [
+            Sample("90", TS, 1.0, 5.0),
+            Sample("90", TS + 10_000, 3.0, None),
+            Sample("90", TS + 10_000, 3.0, None),
+        ]
         assert batch(*first) == 0
         # Out of order, and one of the batch before once more.
-        second: list[Sample] = [("90", TS + 10_000, 3.0, None), ("90", TS + 5_000, 0.5, 6.0)]
+        second = [Sample("90", TS + 10_000, 3.0, None), Sample("90", TS + 5_000, 0.5, 6.0)]
         assert batch(*second) == 0
-        assert table == candles_by_hand(first + second)
-        third: list[Sample] = [("90", TS + 200_000, 9.0, 7.0)]
+        assert table == candles(first + second)
+        third = [Sample("90", TS + 200_000, 9.0, 7.0)]
         assert batch(*third) == 0
         assert {name for _, name, _ in set().union(*changed)} == {"1m", "15m", "1h", "1d"}
         # The watermark is at 140 s: the first is too late, and is in no candle.
-        fourth: list[Sample] = [("90", TS + 139_000, 100.0, 1.0), ("90", TS + 210_000, 8.0, 8.0)]
+        fourth = [Sample("90", TS + 139_000, 100.0, 1.0), Sample("90", TS + 210_000, 8.0, 8.0)]
         assert batch(*fourth) == 1
         in_time = first + second + third + fourth[1:]
-        assert table == candles_by_hand(in_time)
+        assert table == candles(in_time)
         # A price of the future does not make the next one late.
-        fifth: list[Sample] = [("90", TS + 3_000_000, 8.0, 8.0)]
+        fifth = [Sample("90", TS + 3_000_000, 8.0, 8.0)]
         batch(*fifth)
-        sixth: list[Sample] = [("90", TS + 590_000, 7.0, 9.0)]
+        sixth = [Sample("90", TS + 590_000, 7.0, 9.0)]
         assert batch(*sixth) == 0
-        assert table == candles_by_hand(in_time + fifth + sixth)
+        assert table == candles(in_time + fifth + sixth)
     finally:
         query.stop()
