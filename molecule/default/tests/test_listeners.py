@@ -1,4 +1,4 @@
-"""What listens on the host is what docs/architecture.md says, and nothing else."""
+"""What listens on the host is what README.md says, and nothing else."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ VALUES = {
 
 def documented() -> dict[int, str]:
     """Each port of the table, and where it listens on one host."""
-    text = (ROOT / "docs/architecture.md").read_text().split("| Port | Listens on |")[1]
+    text = (ROOT / "README.md").read_text().split("| Port | Listens on |")[1]
     rows = re.findall(r"^\| ([0-9, ]+) \| ([^|]+) \|", text, flags=re.MULTILINE)
     found = {}
     for ports, where in rows:

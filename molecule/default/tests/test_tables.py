@@ -127,3 +127,38 @@ def test_a_replay_of_what_makes_no_sense_is_refused(operator: Host, arguments: s
     assert run.rc == 2
     assert words in run.stderr
     assert "Traceback" not in run.stderr
+
+
+@pytest.mark.disturbs
+def test_tables_of_an_older_version_become_those_of_today_with_their_rows(host: Host, stream: Stream) -> None:
+    before = stream.dead_letters()
+    assert before
+    host.check_output("systemctl stop crypto-stream-job")
+    stream.cql("DROP TABLE crypto.candles")
+    stream.cql("DROP TABLE crypto.dead_letters")
+    stream.cql(
+        "CREATE TABLE crypto.dead_letters (topic text, partition int, offset bigint, value blob, reason text,"
+        " processing_time timestamp, PRIMARY KEY ((topic, partition), offset))"
+    )
+    stream.cql("ALTER TABLE crypto.prices WITH default_time_to_live = 0")
+    stream.cql(
+        "INSERT INTO crypto.dead_letters (topic, partition, offset, value, reason, processing_time)"
+        " VALUES ('crypto.prices', 99, 7, 0x01, 'of the version before', %s)",
+        datetime.now(timezone.utc),
+    )
+    host.check_output("systemctl restart crypto-schema")
+    host.check_output("systemctl start crypto-stream-job")
+    assert stream.dead_letters()[99, 7].reason == "of the version before"
+    (options,) = stream.cql(
+        "SELECT default_time_to_live AS life FROM system_schema.tables"
+        " WHERE keyspace_name = 'crypto' AND table_name = 'prices'"
+    )
+    assert options.life == 30 * 86_400
+    # Candles that are over come back by a replay.
+    host.check_output("crypto-replay --from %s", time.strftime("%Y-%m-%d", time.gmtime()))
+    assert stream.dead_letters().keys() >= before.keys()
+    assert len(stream.candles()) > 100
+    stream.cql(
+        "DELETE FROM crypto.dead_letters WHERE topic = 'crypto.prices' AND day = %s AND partition = 99",
+        datetime.now(timezone.utc).date(),
+    )
