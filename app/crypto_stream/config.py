@@ -159,9 +159,14 @@ class Kafka(Section):
     # Of each partition; -1 is without bound.
     retention_bytes: int = Field(1024 * 1024 * 1024, ge=-1)
 
+    @property
+    def topics(self) -> dict[str, str]:
+        """Kafka's names of the topics, by what they are for."""
+        return {"prices": self.topic, "market": self.market_topic, "rejected": self.rejected_topic}
+
     @model_validator(mode="after")
     def _three_topics(self) -> Kafka:
-        if len({self.topic, self.market_topic, self.rejected_topic}) < 3:
+        if len(set(self.topics.values())) < 3:
             raise ValueError("three different names in topic, market_topic and rejected_topic")
         return self
 
@@ -234,7 +239,6 @@ class Dashboard(Section):
 
     url: HttpAddress = "http://127.0.0.1:8501"
     refresh_seconds: float = Field(5, ge=1, le=3600)
-    history_hours: float = Field(24, ge=0.1, le=8760)
     metrics_port: Port = 9403
 
 

@@ -15,7 +15,7 @@ from crypto_stream.transforms import Topics
 
 @dataclass(frozen=True)
 class Query:
-    """From topics, by the names that `topic_names` knows them by, to one table.
+    """From topics, by the names that `Kafka.topics` knows them by, to one table.
 
     `trigger_ms` is the least time from one batch to the next. A query with `state` has batches that depend on earlier
     ones: it sends the rows that a batch has changed.
@@ -31,12 +31,6 @@ class Query:
     def name(self) -> str:
         """What Spark, the metrics, the logs and its checkpoint call it."""
         return self.table.name
-
-
-def topic_names(settings: Settings) -> dict[str, str]:
-    """Kafka's names of the topics, by what they are for."""
-    kafka = settings.kafka
-    return {"prices": kafka.topic, "market": kafka.market_topic, "rejected": kafka.rejected_topic}
 
 
 def queries(settings: Settings) -> tuple[Query, ...]:

@@ -25,7 +25,7 @@ from pyspark.sql import functions as F  # noqa: N812 - what everybody calls it
 from crypto_stream import config, sinks
 from crypto_stream.config import Settings
 from crypto_stream.messages import CLOCK_TOLERANCE_MS, MIN_TS
-from crypto_stream.queries import Query, queries, topic_names
+from crypto_stream.queries import Query, queries
 from crypto_stream.stream_job import kafka_options
 from crypto_stream.tables import CANDLES, DEAD_LETTERS
 from crypto_stream.transforms import BORN_AT, DAY_MS, WRITTEN_AT
@@ -58,7 +58,7 @@ class Part:
     first_ts: int | None = None
 
 
-# By topic, as `topic_names` knows them, and number.
+# By topic, as `Kafka.topics` knows them, and number.
 Parts = dict[str, dict[int, Part]]
 
 
@@ -123,7 +123,7 @@ def look(settings: Settings, wanted: Span) -> Parts:
     )
     try:
         parts: Parts = {}
-        for topic, name in topic_names(settings).items():
+        for topic, name in settings.kafka.topics.items():
             partitions = [TopicPartition(name, number) for number in consumer.partitions_for_topic(name) or ()]
             if not partitions:
                 raise ReplayError(f"there is no topic {name}")
@@ -146,7 +146,7 @@ def look(settings: Settings, wanted: Span) -> Parts:
 
 def read(spark: SparkSession, topic: str, parts: Parts, settings: Settings) -> DataFrame:
     """These messages of a topic, as Kafka's rows."""
-    name, partitions = topic_names(settings)[topic], parts[topic]
+    name, partitions = settings.kafka.topics[topic], parts[topic]
     count = sum(part.end - part.begin for part in partitions.values())
 
     def offsets(which: Callable[[Part], int]) -> str:
@@ -212,7 +212,7 @@ def how_far(stages: Sequence[Any], seconds: float) -> str:
 def replay(spark: SparkSession, wanted: Span, now: int, settings: Settings) -> None:
     """Repair all tables; prints what it does. Raises `ReplayError`, and what Kafka, Spark and Cassandra raise."""
     parts = look(settings, wanted)
-    check_held(parts, wanted, topic_names(settings))
+    check_held(parts, wanted, settings.kafka.topics)
     count = sum(part.end - part.begin for part in parts["prices"].values())
     print(f"{said(wanted.start)} to {said(wanted.stop)}: {count:,} messages of {settings.kafka.topic}", flush=True)
     for query in queries(settings):

@@ -10,13 +10,14 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from typing import Any
 
 from crypto_stream.config import Cassandra
 from crypto_stream.messages import MAX_TS, MIN_TS, printable
-from crypto_stream.tables import BOARD, LATEST_PRICES, PRICES
+from crypto_stream.tables import BOARD, CANDLES, DEAD_LETTERS, LATEST_PRICES, MARKET_GLOBAL, PRICES
 
 CONNECT_SECONDS = 5.0
 # The driver looks for a lost node again after 1, 2, 4 seconds, and then this often, for ever.
@@ -27,6 +28,15 @@ SESSION_HOPELESS_SECONDS = 60.0
 AHEAD_SECONDS = 5.0
 
 
+# How many queries are under way at a time, of many that are asked together.
+CONCURRENCY = 30
+# How much of a dead letter is shown.
+SHOWN_BYTES = 300
+_CANDLE_COLUMNS = ("start", "open", "high", "low", "close", "samples", "volume24_usd")
+_MARKET_COLUMNS = (
+    *("ts", "total_mcap_usd", "total_volume_usd", "btc_d", "eth_d"),
+    *("mcap_change", "volume_change"),
+)
 _BOARD_COLUMNS = tuple(name for name in LATEST_PRICES.columns if name not in ("board", "processing_time"))
 
 
@@ -71,11 +81,41 @@ class Board:
 
 
 @dataclass(frozen=True)
-class PricePoint:
-    """One price of a coin; `ts` in epoch milliseconds."""
+class Candle:
+    """A coin's prices of one interval, which began at `start_ts` (epoch milliseconds)."""
+
+    start_ts: int
+    open: float
+    high: float
+    low: float
+    close: float
+    samples: int
+    volume24_usd: float | None
+
+
+@dataclass(frozen=True)
+class MarketPoint:
+    """The market as a whole at `ts` (epoch milliseconds); shares and changes in per cent."""
 
     ts: int
-    price_usd: float
+    total_mcap_usd: float
+    total_volume_usd: float
+    btc_d: float | None
+    eth_d: float | None
+    mcap_change: float | None
+    volume_change: float | None
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """What was set aside; texts are fit to be shown."""
+
+    topic: str
+    partition: int
+    offset: int
+    value: str
+    reason: str
+    processed_ts: int
 
 
 def open_session(settings: Cassandra) -> Any:
@@ -153,13 +193,67 @@ class Store:
         rows = self._execute(query, (coin, now_ts + int(AHEAD_SECONDS * 1000)))
         return rows[0].ts if rows else None
 
-    def history(self, coin: str, since_ts: int, until_ts: int, limit: int = 5000) -> list[PricePoint]:
-        """The prices of one coin between two times (epoch milliseconds), the newest `limit` of them, oldest first."""
-        rows = self._execute(
-            "SELECT ts, price_usd FROM {keyspace}.prices WHERE id = ? AND ts >= ? AND ts <= ? ORDER BY ts DESC LIMIT ?",
-            (coin, since_ts, until_ts, limit),
+    def candles(self, coin: str, interval: str, since_ts: int, until_ts: int) -> list[Candle]:
+        """Candles that began between two times (epoch milliseconds), oldest first."""
+        query = (
+            f"SELECT {', '.join(_CANDLE_COLUMNS)} FROM {{keyspace}}.{CANDLES.name}"  # noqa: S608 - our own words
+            " WHERE id = ? AND interval = ? AND month = ? AND start >= ? AND start <= ?"
         )
-        return [PricePoint(row.ts, row.price_usd) for row in reversed(rows) if _is_price(row.price_usd)]
+        since, until = _time(since_ts), _time(until_ts)
+        found = self._execute_all(
+            query, [(coin, interval, month, since, until) for month in months(since_ts, until_ts)]
+        )
+        rows = [candle for rows in found for row in rows if (candle := _candle(row)) is not None]
+        return sorted(rows, key=lambda candle: candle.start_ts)
+
+    def closes(self, coins: Sequence[str], since_ts: int, until_ts: int) -> dict[str, list[float]]:
+        """The hourly prices of several coins between two times (epoch milliseconds), oldest first."""
+        query = (
+            f"SELECT close FROM {{keyspace}}.{CANDLES.name}"  # noqa: S608 - our own words
+            " WHERE id = ? AND interval = '1h' AND month = ? AND start >= ? AND start <= ?"
+        )
+        since, until = _time(since_ts), _time(until_ts)
+        asked = [(coin, month, since, until) for coin in coins for month in reversed(months(since_ts, until_ts))]
+        closes: dict[str, list[float]] = {coin: [] for coin in coins}
+        for (coin, *_), rows in zip(asked, self._execute_all(query, asked)):
+            closes[coin] += [row.close for row in rows if _is_price(row.close)]
+        return {coin: newest_first[::-1] for coin, newest_first in closes.items()}
+
+    def market(self, now_ts: int) -> MarketPoint | None:
+        """The newest that is known of the market as a whole, as of `now_ts` (epoch milliseconds)."""
+        query = (
+            f"SELECT {', '.join(_MARKET_COLUMNS)} FROM {{keyspace}}.{MARKET_GLOBAL.name}"  # noqa: S608 - our own words
+            " WHERE month = ? AND ts <= ? LIMIT 1"
+        )
+        limit = now_ts + int(AHEAD_SECONDS * 1000)
+        for month in reversed(months(now_ts - 86_400_000, now_ts)):
+            for row in self._execute(query, (month, limit)):
+                values = {name: _finite(getattr(row, name)) for name in _MARKET_COLUMNS}
+                if _is_price(values["total_mcap_usd"]) and _is_price(values["total_volume_usd"]):
+                    return MarketPoint(**values)
+        return None
+
+    def dead_letters(self, topics: Sequence[str], now_ts: int, limit: int = 50) -> list[DeadLetter]:
+        """What was set aside yesterday and today (UTC), newest first, at most `limit` of each topic and day."""
+        query = (
+            f"SELECT topic, partition, offset, value, reason, processing_time FROM {{keyspace}}.{DEAD_LETTERS.name}"  # noqa: S608
+            " WHERE topic = ? AND day = ? ORDER BY partition DESC, offset DESC LIMIT ?"
+        )
+        days = [_time(now_ts - ago).date() for ago in (0, 86_400_000)]
+        found = self._execute_all(query, [(topic, day, limit) for topic in topics for day in days])
+        letters = [
+            DeadLetter(
+                row.topic,
+                row.partition,
+                row.offset,
+                printable((row.value or b"")[:SHOWN_BYTES].decode(errors="replace")),
+                printable(row.reason or ""),
+                0 if row.processing_time is None else _epoch_ms(row.processing_time),
+            )
+            for rows in found
+            for row in rows
+        ]
+        return sorted(letters, key=lambda letter: letter.processed_ts, reverse=True)
 
     def close(self) -> None:
         """End all connections."""
@@ -170,6 +264,20 @@ class Store:
         try:
             session, prepared = self._ready(query)
             rows = list(session.execute(prepared, values))
+        except Exception as error:  # the driver's errors share no base class
+            self._failed()
+            raise StoreError(explain(error)) from error
+        self._failing_since = None
+        return rows
+
+    def _execute_all(self, query: str, values: Sequence[tuple[object, ...]]) -> list[list[Any]]:
+        """The rows of one query for each of these values, asked at the same time."""
+        from cassandra.concurrent import execute_concurrent_with_args
+
+        try:
+            session, prepared = self._ready(query)
+            found = execute_concurrent_with_args(session, prepared, values, concurrency=CONCURRENCY)
+            rows = [list(result) for _, result in found]
         except Exception as error:  # the driver's errors share no base class
             self._failed()
             raise StoreError(explain(error)) from error
@@ -202,14 +310,38 @@ class Store:
             self._prepared.clear()
 
 
+def months(since_ts: int, until_ts: int) -> list[str]:
+    """The months, in UTC and as the tables write them, that lie between two times in epoch milliseconds."""
+    first, last = _time(since_ts), _time(until_ts)
+    numbers = range(first.year * 12 + first.month - 1, last.year * 12 + last.month)
+    return [f"{number // 12:04}-{number % 12 + 1:02}" for number in numbers]
+
+
+def _time(ts: int) -> datetime:
+    return datetime.fromtimestamp(min(max(ts, 0), MAX_TS) / 1000, tz=timezone.utc)
+
+
+def _epoch_ms(moment: datetime) -> int:
+    """The driver's times are UTC without saying so."""
+    return round(moment.replace(tzinfo=timezone.utc).timestamp() * 1000)
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _candle(row: Any) -> Candle | None:
+    if not all(_is_price(getattr(row, name)) for name in ("open", "high", "low", "close")):
+        return None
+    volume = _finite(row.volume24_usd)
+    return Candle(_epoch_ms(row.start), row.open, row.high, row.low, row.close, row.samples or 0, volume)
+
+
 def _latest(row: Any) -> LatestPrice | None:
     if row.name is None or not _is_price(row.price_usd) or not MIN_TS <= (row.ts or 0) <= MAX_TS:
         return None
-    values = {name: getattr(row, name) for name in _BOARD_COLUMNS}
     # What a page cannot show is as good as not said.
-    for name in _BOARD_COLUMNS:
-        if isinstance(values[name], float) and not math.isfinite(values[name]):
-            values[name] = None
+    values = {name: _finite(getattr(row, name)) for name in _BOARD_COLUMNS}
     texts = {"name": printable(row.name) or printable(row.id), "symbol": printable(row.symbol or "") or None}
     return LatestPrice(**values | texts)
 

@@ -31,7 +31,7 @@ from pyspark.sql import functions as F  # noqa: N812 - what everybody calls it
 from crypto_stream import config, log, sinks, store, transforms
 from crypto_stream.config import Settings
 from crypto_stream.metrics import JobMetrics
-from crypto_stream.queries import Query, queries, topic_names
+from crypto_stream.queries import Query, queries
 from crypto_stream.systemd import notify
 from crypto_stream.tables import DEAD_LETTERS, TABLES, Table
 
@@ -69,7 +69,7 @@ def kafka_options(settings: Settings) -> dict[str, str]:
 
 def read_topics(spark: SparkSession, query: Query, settings: Settings) -> dict[str, DataFrame]:
     """All of a query's topics, from their beginning or from the checkpoint."""
-    names = topic_names(settings)
+    names = settings.kafka.topics
     return {
         topic: spark.readStream.format("kafka")
         .options(**kafka_options(settings))
@@ -229,7 +229,7 @@ class Ends:
 
     def __init__(self, settings: Settings) -> None:
         self._kafka = settings.kafka
-        self._topics = tuple(topic_names(settings).values())
+        self._topics = tuple(settings.kafka.topics.values())
         self._consumer: Any = None
 
     def look(self) -> Offsets:
@@ -291,7 +291,7 @@ def late_rows(progress: dict[str, Any], spark: SparkSession, query: Query, setti
     raw = (
         spark.read.format("kafka")
         .options(**kafka_options(settings))
-        .options(subscribe=topic_names(settings)[topic], **offsets)
+        .options(subscribe=settings.kafka.topics[topic], **offsets)
         .load()
     )
     watermark = F.to_timestamp(F.lit(progress["eventTime"]["watermark"]))
@@ -312,7 +312,7 @@ def watch(
     went wrong with the old one is gone with it.
     """
     next_look = 0.0
-    names = topic_names(settings)
+    names = settings.kafka.topics
     while all(one.streaming.isActive for one in running):
         now = time.monotonic()
         found: Offsets | None = None

@@ -1,19 +1,26 @@
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
-import streamlit
-from crypto_stream import board, dashboard
-from crypto_stream.board import Reader
+import streamlit as st
+from crypto_stream import check
+from crypto_stream.check import Hop, Report
 from crypto_stream.config import Cassandra
-from crypto_stream.store import Board, LatestPrice, PricePoint, Store, StoreError
+from crypto_stream.dashboard import app as script
+from crypto_stream.dashboard import charts, coin, data, market
+from crypto_stream.dashboard.data import Reader
+from crypto_stream.store import Board, Candle, DeadLetter, LatestPrice, MarketPoint, Store, StoreError
+from hypothesis import given
+from hypothesis import strategies as strategies
 from streamlit.testing.v1 import AppTest
 
-SCRIPT = str(Path(dashboard.__file__))
+SCRIPT = str(Path(script.__file__))
+HOUR = 3_600_000
+Answer = TypeVar("Answer")
 
 
 class FakeStore(Store):
@@ -22,30 +29,44 @@ class FakeStore(Store):
     def __init__(self) -> None:
         super().__init__(Cassandra())
         self.found = Board([])
-        self.points: list[PricePoint] = []
+        self.world: MarketPoint | None = None
+        self.forming: list[Candle] = []
+        self.letters: list[DeadLetter] = []
         self.error: StoreError | None = None
-        self.asked: list[tuple[str, int, int]] = []
+        self.asked: list[tuple[str, str, int, int]] = []
+
+    def _answer(self, answer: Answer) -> Answer:
+        if self.error:
+            raise self.error
+        return answer
 
     def board(self, now_ts: int, stale_seconds: float) -> Board:
-        if self.error:
-            raise self.error
-        return self.found
+        return self._answer(self.found)
 
-    def history(self, coin: str, since_ts: int, until_ts: int, limit: int = 5000) -> list[PricePoint]:
-        self.asked.append((coin, since_ts, until_ts))
-        if self.error:
-            raise self.error
-        return self.points
+    def market(self, now_ts: int) -> MarketPoint | None:
+        return self._answer(self.world)
+
+    def candles(self, coin: str, interval: str, since_ts: int, until_ts: int) -> list[Candle]:
+        self.asked.append((coin, interval, since_ts, until_ts))
+        return self._answer(self.forming)
+
+    def closes(self, coins: Any, since_ts: int, until_ts: int) -> dict[str, list[float]]:
+        return self._answer({coin: [1.0, 2.0] for coin in coins})
+
+    def dead_letters(self, topics: Any, now_ts: int, limit: int = 50) -> list[DeadLetter]:
+        return self._answer(self.letters)
 
     def fill(self, age_seconds: float = 3) -> None:
         ts = int((time.time() - age_seconds) * 1000)
-        rows = [
-            LatestPrice("90", "Bitcoin", 64000.126, ts, "BTC", 1, 3.2e10, 1.234e12, -0.1, 2.5, 0.0),
-            LatestPrice("2", "Dogecoin", 0.1234567, ts, rank=8),
-            LatestPrice("45088", "Shiba Inu", 0.0000175, ts - 30_000),
-        ]
-        self.found = Board(rows)
-        self.points = [PricePoint(ts - 60_000, 63000.0), PricePoint(ts, 64000.126)]
+        self.found = Board(
+            [
+                LatestPrice("90", "Bitcoin", 64000.126, ts, "BTC", 1, 3.2e10, 1.234e12, -0.1, 2.5, 0.0),
+                LatestPrice("2", "Dogecoin", 0.1234567, ts, "DOGE", 8, 2e6, 1e9, None, -3.0, None),
+                LatestPrice("45088", "Shiba Inu", 0.0000175, ts - 30_000),
+            ]
+        )
+        self.world = MarketPoint(ts, 2.5e12, 1e11, 51.25, 17.0, -1.5, 3.25)
+        self.forming = [Candle(ts - ts % HOUR, 1.0, 4.0, 0.5, 2.0, 7, 1e9)]
 
 
 @pytest.fixture
@@ -55,115 +76,190 @@ def fake() -> FakeStore:
 
 @pytest.fixture
 def reader(fake: FakeStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
-    board.settings.cache_clear()
+    data.settings.cache_clear()
+    st.cache_data.clear()
     reader = Reader(fake, 5, 90)
-    monkeypatch.setattr(board, "reader", lambda: reader)
+    monkeypatch.setattr(data, "reader", lambda: reader)
     yield reader
-    board.settings.cache_clear()
+    data.settings.cache_clear()
 
 
-def run(reader: Reader | None = None) -> AppTest:
+def market_page() -> None:
+    from crypto_stream.dashboard.market import page
+
+    page()
+
+
+def coin_page() -> None:
+    from crypto_stream.dashboard.coin import page
+
+    page()
+
+
+def pipeline_page() -> None:
+    from crypto_stream.dashboard.pipeline import page
+
+    page()
+
+
+def run(page: Callable[[], None], reader: Reader | None = None, **query: str) -> AppTest:
     if reader is not None:
         reader.look(time.time())
-    app = AppTest.from_file(SCRIPT, default_timeout=30).run()
+    app = AppTest.from_function(page, default_timeout=30)
+    for name, value in query.items():
+        app.query_params[name] = value
+    app.run()
     assert not app.exception
-    assert [title.value for title in app.title] == ["Live market data"]
     return app
 
 
-def test_prices_are_shown_as_market_sites_do(fake: FakeStore, reader: Reader) -> None:
+def metrics(app: AppTest) -> dict[str, str]:
+    return {metric.label: metric.value for metric in app.metric}
+
+
+# ---- the market
+
+
+def test_the_market_as_a_whole_and_its_movers(fake: FakeStore, reader: Reader) -> None:
     fake.fill()
-    app = run(reader)
-    table = app.dataframe[0].value
+    app = run(market_page, reader)
+    assert metrics(app) == {
+        "Market cap": "$2.50T",
+        "Volume, 24 h": "$100.00B",
+        "Bitcoin's share": "51.2 %",
+        "Ethereum's share": "17.0 %",
+        "Rising / falling, 24 h": "1 / 1",
+    }
+    assert [metric.delta for metric in app.metric][:2] == ["-1.50 %", "+3.25 %"]
+    text = " ".join(element.value for element in app.markdown)
+    assert "[Bitcoin](/coin?coin=90)" in text
+    assert ":green[+2.50 %]" in text
+    assert ":red[-3.00 %]" in text
+    assert "live" in text
+
+
+def test_the_board_has_true_numbers_in_the_order_of_ranks(fake: FakeStore, reader: Reader) -> None:
+    fake.fill()
+    table = run(market_page, reader).dataframe[0].value
     assert list(table["Name"]) == ["Bitcoin", "Dogecoin", "Shiba Inu"]
     # Numbers, so that a click on a column sorts by them; what is read is their display.
     assert list(table["Price"]) == [64000.126, 0.1234567, 0.0000175]
     assert list(table["Rank"].dropna()) == [1, 8]
-    assert [age == pytest.approx(wanted, abs=3) for age, wanted in zip(table["Updated"], (4, 4, 34))] == [True] * 3
-    shown = str(app.dataframe[0].proto)
-    assert dashboard.UP in shown
-    assert dashboard.DOWN in shown
-    # By the newest row, not by any other.
-    assert [metric.value for metric in app.metric][::2] == ["3", "live"]
-    assert app.metric[1].value in {"3 s ago", "4 s ago", "5 s ago"}
-    assert not app.warning
-    assert not app.error
+    assert [list(prices) for prices in table["Last 7 days"]] == [[1.0, 2.0]] * 3
 
 
-def test_the_coin_that_is_chosen_is_drawn(fake: FakeStore, reader: Reader) -> None:
+def test_what_is_not_known_of_the_market_is_a_dash(fake: FakeStore, reader: Reader) -> None:
     fake.fill()
-    app = run(reader)
-    (coin, since, until) = fake.asked[0]
-    assert coin == "90"
-    assert until == pytest.approx(time.time() * 1000, abs=60_000)
-    assert until - since == 24 * 3_600_000
-    assert app.selectbox[0].value == "90"
-    app.selectbox[0].select("2").run()
+    fake.world = None
+    assert metrics(run(market_page, reader))["Market cap"] == "-"
+
+
+def test_search_order_and_pages(fake: FakeStore, reader: Reader) -> None:
+    fake.fill()
+    ts = fake.found.rows[0].ts
+    more = [LatestPrice(f"x{number}", f"Coin {number}", float(number), ts, None, number + 10) for number in range(250)]
+    fake.found = Board([*fake.found.rows, *more])
+    app = run(market_page, reader)
+    assert len(app.dataframe[0].value) == market.PAGE_ROWS
+    assert "253 of 253 coins, 1 of 3 pages" in app.caption[-1].value
+    app.number_input(key="page").set_value(3).run()
+    assert len(app.dataframe[0].value) == 53
+    app.text_input(key="search").set_value("doge").run()
+    assert list(app.dataframe[0].value["Name"]) == ["Dogecoin"]
+    app.text_input(key="search").set_value("").run()
+    app.selectbox(key="order").select("Price").run()
+    assert next(iter(app.dataframe[0].value["Name"])) == "Bitcoin"
     assert not app.exception
-    assert fake.asked[-1][0] == "2"
-    assert len(app.get("arrow_vega_lite_chart") or app.get("vega_lite_chart")) == 1
 
 
-def test_the_chart_draws_the_points() -> None:
-    chart = dashboard.price_chart([PricePoint(1_700_000_000_000, 2.5), PricePoint(1_700_000_060_000, 3.5)], "Bitcoin")
-    assert list(chart.data["price"]) == [2.5, 3.5]
-    assert [moment.timestamp() for moment in chart.data["time"]] == [1_700_000_000, 1_700_000_060]
+@pytest.mark.parametrize(("order", "first"), [("Losers, 24 h", "Dogecoin"), ("Volume", "Bitcoin")])
+def test_orders(fake: FakeStore, reader: Reader, order: str, first: str) -> None:
+    fake.fill()
+    app = run(market_page, reader)
+    app.selectbox(key="order").select(order).run()
+    assert next(iter(app.dataframe[0].value["Name"])) == first
+
+
+def test_dust_is_no_mover() -> None:
+    dust = LatestPrice("1", "Dust", 1.0, 1, volume24_usd=market.MOVERS_FLOOR_USD - 1, percent_change_24h=900.0)
+    traded = [
+        LatestPrice(str(number), "x", 1.0, 1, volume24_usd=2e6, percent_change_24h=float(number))
+        for number in range(-9, 9)
+    ]
+    gains, losses = market.movers([dust, *traded])
+    assert [row.percent_change_24h for row in gains] == [8, 7, 6, 5, 4]
+    assert [row.percent_change_24h for row in losses] == [-9, -8, -7, -6, -5]
+
+
+def test_coins_that_left_are_counted(fake: FakeStore, reader: Reader) -> None:
+    fake.fill()
+    fake.found = Board(fake.found.rows, left=[LatestPrice("7", "Gone", 1.0, 5)])
+    assert "1 have left the ranking" in run(market_page, reader).caption[-1].value
+
+
+def test_the_download_has_every_coin(fake: FakeStore) -> None:
+    fake.fill()
+    lines = market.csv(fake.found.rows).decode().splitlines()
+    assert lines[0].startswith("id,name,price_usd,ts,symbol,rank,")
+    assert len(lines) == 4
+
+
+# ---- stale, old, absent
 
 
 def test_stale_prices_are_called_stale(fake: FakeStore, reader: Reader) -> None:
     fake.fill(age_seconds=600)
-    app = run(reader)
-    assert [metric.value for metric in app.metric] == ["3", "10 min ago", "stale"]
+    app = run(market_page, reader)
     assert "No new prices for 10 min" in app.warning[0].value
-    assert len(app.dataframe) == 1
+    assert "stale" in app.markdown[0].value
+    assert market.GREY in str(app.dataframe[0].proto)
 
 
 def test_a_price_of_the_future_is_called_a_wrong_clock_and_is_no_news(fake: FakeStore, reader: Reader) -> None:
     fake.fill(age_seconds=600)
     ahead = LatestPrice("91", "Bit*coin*", 1.0, int((time.time() + 9 * 3600 + 60) * 1000))
     fake.found = Board([ahead, *fake.found.rows], [ahead])
-    app = run(reader)
-    assert [metric.value for metric in app.metric] == ["4", "10 min ago", "stale"]
+    app = run(market_page, reader)
     assert "A wrong clock: 1 coin has a price that is ahead" in app.warning[0].value
     assert r"Bit\*coin\*" in app.warning[0].value
     assert "9 h" in app.warning[0].value
+    assert "No new prices for 10 min" in app.warning[1].value
 
 
-def test_no_prices_yet_is_no_error(fake: FakeStore, reader: Reader) -> None:
-    app = run(reader)
+@pytest.mark.parametrize("page", [market_page, coin_page])
+def test_no_prices_yet_is_no_error(reader: Reader, page: Callable[[], None]) -> None:
+    app = run(page, reader)
     assert "No prices yet" in app.info[0].value
     assert not app.error
     assert not app.dataframe
 
 
-def test_before_the_first_look_nothing_is_claimed(reader: Reader) -> None:
-    app = run()
-    assert [info.value for info in app.info] == ["Reading the prices."]
+@pytest.mark.parametrize("page", [market_page, coin_page])
+def test_before_the_first_look_nothing_is_claimed(reader: Reader, page: Callable[[], None]) -> None:
+    assert [info.value for info in run(page).info] == ["Reading the prices."]
 
 
 def test_through_an_outage_the_last_board_stays_greyed_and_dated(fake: FakeStore, reader: Reader) -> None:
     fake.fill()
-    run(reader)
+    run(market_page, reader)
     fake.error = StoreError("127.0.0.1:9042: Connection refused")
-    app = run(reader)
+    app = run(market_page, reader)
     assert app.error[0].value.startswith("Cassandra has not answered since 20")
     assert "What is shown was read at 20" in app.error[0].value
-    assert "Connection refused" in app.caption[1].value
+    assert "Connection refused" in app.caption[0].value
     assert list(app.dataframe[0].value["Name"]) == ["Bitcoin", "Dogecoin", "Shiba Inu"]
-    assert dashboard.GREY in str(app.dataframe[0].proto)
-    assert app.metric[2].value == "unknown"
+    assert market.GREY in str(app.dataframe[0].proto)
     fake.error = None
-    app = run(reader)
+    app = run(market_page, reader)
     assert not app.error
-    assert dashboard.GREY not in str(app.dataframe[0].proto)
-    assert app.metric[2].value == "live"
+    assert market.GREY not in str(app.dataframe[0].proto)
 
 
 def test_a_page_opened_during_an_outage_says_since_when_it_was_asked(fake: FakeStore, reader: Reader) -> None:
     fake.error = StoreError("refused")
     reader.look(1_700_000_000)
     reader.look(1_700_000_500)
-    app = run()
+    app = run(market_page)
     assert "since 2023-11-14 22:13:20 UTC, when it was asked first." in app.error[0].value
     assert "read at" not in app.error[0].value
     fake.error = None
@@ -181,32 +277,165 @@ def test_the_board_is_read_again_and_again(fake: FakeStore) -> None:
     while reader.snapshot.board is None and time.monotonic() < deadline:
         time.sleep(0.01)
     fake.fill()
-    while not reader.snapshot.board.rows and time.monotonic() < deadline:  # type: ignore[union-attr]
+    while reader.snapshot.board is not None and not reader.snapshot.board.rows and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert len(reader.snapshot.board.rows) == 3  # type: ignore[union-attr]
+    assert reader.snapshot.board is not None
+    assert len(reader.snapshot.board.rows) == 3
 
 
-def test_the_page_refreshes_itself(
-    fake: FakeStore, reader: Reader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("page", [market_page, coin_page])
+def test_a_page_refreshes_itself(
+    reader: Reader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: Callable[[], None]
 ) -> None:
     (tmp_path / "dashboard.toml").write_text("[dashboard]\nrefresh_seconds = 7\n")
     monkeypatch.setenv("CRYPTO_STREAM_CONFIG_DIR", str(tmp_path))
     asked: list[float] = []
-    fragment = streamlit.fragment
+    fragment = st.fragment
 
     def remember(function: Callable[..., None], run_every: float) -> Callable[..., None]:
         asked.append(run_every)
         return fragment(function)
 
-    monkeypatch.setattr(streamlit, "fragment", remember)
-    run(reader)
+    monkeypatch.setattr(st, "fragment", remember)
+    run(page, reader)
     assert asked == [7]
 
 
-def test_a_coin_without_history_is_said_so(fake: FakeStore, reader: Reader) -> None:
+# ---- a coin
+
+
+def test_a_coin_has_an_address(fake: FakeStore, reader: Reader) -> None:
     fake.fill()
-    fake.points = []
-    assert "No prices of Bitcoin in the last 24 hours" in run(reader).info[0].value
+    app = run(coin_page, reader, coin="2")
+    assert metrics(app)["Price"] == "$0.1235"
+    assert metrics(app)["Low, today (UTC)"] == "$0.5000"
+    assert app.caption[0].value == "Rank 8. 1 h: -, 24 h: -3.00 %, 7 d: -"
+    assert {asked[:2] for asked in fake.asked} == {("2", "1d"), ("2", "15m")}
+    assert len(app.get("vega_lite_chart") or app.get("arrow_vega_lite_chart")) == 1
+    app.selectbox[0].select("90").run()
+    assert metrics(app)["Price"] == "$64,000.13"
+    assert app.query_params["coin"] in ("90", ["90"])
+
+
+@pytest.mark.parametrize("name", coin.RANGES)
+def test_ranges(fake: FakeStore, reader: Reader, name: str) -> None:
+    fake.fill()
+    app = run(coin_page, reader)
+    fake.asked.clear()
+    st.cache_data.clear()
+    app.session_state["range"] = name
+    app.run()
+    chosen = coin.RANGES[name]
+    found = {(interval, until - since) for _, interval, since, until in fake.asked}
+    assert (chosen.interval, chosen.seconds * 1000) in found
+    assert not app.exception
+
+
+def test_a_coin_that_is_not_there_is_said_so(fake: FakeStore, reader: Reader) -> None:
+    fake.fill()
+    app = run(coin_page, reader, coin="<b>no")
+    assert r"No coin with the id \<b\>no is on the board" in app.warning[0].value
+    assert metrics(app)["Price"] == "$64,000.13"
+
+
+def test_a_coin_without_candles_and_with_an_old_price_is_said_so(fake: FakeStore, reader: Reader) -> None:
+    fake.fill(age_seconds=600)
+    fake.forming = []
+    app = run(coin_page, reader)
+    assert "No candles of Bitcoin in this range yet" in app.info[0].value
+    assert "This price is old: it was fetched 10 min ago." in app.warning[1].value
+    assert metrics(app)["Low, today (UTC)"] == "-"
+
+
+def test_candles_stay_absent_through_an_outage_without_a_stack_trace(fake: FakeStore, reader: Reader) -> None:
+    fake.fill()
+    reader.look(time.time())
+    fake.error = StoreError("127.0.0.1:9042: Connection refused")
+    app = run(coin_page)
+    assert "Cassandra did not answer for this coin" in app.error[0].value
+
+
+def test_coins_of_one_name_are_told_apart() -> None:
+    assert coin.label(LatestPrice("1", "Bitcoin", 1.0, 1, "BTC")) == "Bitcoin (BTC)"
+    assert coin.label(LatestPrice("1", "Bitcoin", 1.0, 1)) == "Bitcoin (id 1)"
+
+
+def test_the_browsers_title_is_the_price(fake: FakeStore, reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake.fill()
+    reader.look(time.time())
+    monkeypatch.setattr(st, "query_params", {"coin": "90"})
+    assert script.title() == "$64,000.13 Bitcoin"
+    monkeypatch.setattr(st, "query_params", {})
+    assert script.title() == "crypto-stream"
+
+
+numbers = strategies.floats(0, 1e300, allow_nan=False)
+candles = strategies.lists(
+    strategies.builds(
+        Candle, strategies.integers(0, 2**41), numbers, numbers, numbers, numbers, strategies.integers(0, 9), numbers
+    ),
+    min_size=1,
+    max_size=20,
+)
+
+
+@given(candles, strategies.booleans(), strategies.booleans())
+def test_any_candles_can_be_drawn(found: list[Candle], log: bool, utc: bool) -> None:
+    frame = charts.candle_frame(found)
+    assert list(frame["close"]) == [candle.close for candle in found]
+    assert charts.candle_chart(found, 60, log=log, utc=utc).to_dict()["vconcat"]
+
+
+def test_a_zero_has_no_logarithm() -> None:
+    def scale(*lows: float) -> str:
+        found = [Candle(number, 1.0, 2.0, low, 1.0, 1, None) for number, low in enumerate(lows)]
+        return str(charts.candle_chart(found, 60, log=True, utc=True).to_dict())
+
+    assert "'type': 'log'" in scale(1.0, 2.0)
+    assert "'type': 'log'" not in scale(0.0, 2.0)
+
+
+# ---- the pipeline
+
+
+def test_the_pipeline_speaks_as_crypto_check_does(
+    fake: FakeStore, reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = Hop("topic", False, "refused", 5.0, "Kafka does not answer", "systemctl status kafka")
+    found = Report(False, [Hop("api", True, "fine", 200.0), broken], "topic", ["/ is 91 % full"])
+    monkeypatch.setattr(check, "look", lambda *_: found)
+    fake.letters = [DeadLetter("crypto.prices", 1, 7, "x", "the message is empty", 1_700_000_000_000)]
+    app = run(pipeline_page)
+    assert "First broken hop: topic. Likely cause: Kafka does not answer" in app.error[0].value
+    assert "`systemctl status kafka`" in app.error[0].value
+    assert "91 % full" in app.warning[0].value
+    assert list(app.dataframe[0].value["State"]) == ["ok", "BROKEN"]
+    assert list(app.dataframe[1].value["Reason"]) == ["the message is empty"]
+    fake.error = StoreError("refused")
+    st.cache_data.clear()
+    monkeypatch.setattr(check, "look", lambda *_: Report(True, [], None, []))
+    app = run(pipeline_page)
+    assert app.success[0].value == "Data flows."
+    assert "Cassandra did not answer" in app.error[0].value
+
+
+def test_wrong_settings_of_another_service_are_said_on_the_pipeline(
+    reader: Reader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CRYPTO_STREAM_CONFIG_DIR", str(tmp_path))
+    (tmp_path / "producer.toml").write_text("[producer]\ncoins = 0\n")
+    assert "[producer] coins: got 0" in run(pipeline_page).code[0].value
+
+
+# ---- the script
+
+
+def test_the_script_has_three_pages(fake: FakeStore, reader: Reader) -> None:
+    fake.fill()
+    reader.look(time.time())
+    app = AppTest.from_file(SCRIPT, default_timeout=30).run()
+    assert not app.exception
+    assert [title.value for title in app.title] == ["Market"]
 
 
 def test_wrong_settings_are_shown_without_a_stack_trace(
@@ -214,56 +443,7 @@ def test_wrong_settings_are_shown_without_a_stack_trace(
 ) -> None:
     (tmp_path / "dashboard.toml").write_text("[dashboard]\nrefresh_seconds = 0\n")
     monkeypatch.setenv("CRYPTO_STREAM_CONFIG_DIR", str(tmp_path))
-    app = run()
+    app = AppTest.from_file(SCRIPT, default_timeout=30).run()
+    assert not app.exception
     assert "settings are wrong" in app.error[0].value
     assert "[dashboard] refresh_seconds: got 0" in app.code[0].value
-
-
-@pytest.mark.parametrize(
-    ("price", "text"),
-    [
-        (64000.126, "$64,000.13"),
-        (1, "$1.00"),
-        (0.99995, "$1.0000"),
-        (0.5, "$0.5000"),
-        (0.012345, "$0.01235"),
-        (0.0000175, "$0.00001750"),
-        (1e-12, "$0.000000000001000"),
-        (0, "$0.00"),
-    ],
-)
-def test_price_format(price: float, text: str) -> None:
-    assert dashboard.format_price(price) == text
-
-
-@pytest.mark.parametrize(
-    ("amount", "text"),
-    [(1.234e12, "$1.23T"), (5.6e9, "$5.60B"), (1e6, "$1.00M"), (1500, "$1.50K"), (3, "$3.00"), (math.nan, "-")],
-)
-def test_amount_format(amount: float, text: str) -> None:
-    assert dashboard.format_amount(amount) == text
-
-
-@pytest.mark.parametrize(("change", "text"), [(2.105, "+2.10 %"), (-1234.5, "-1,234.50 %"), (math.nan, "-")])
-def test_change_format(change: float, text: str) -> None:
-    assert dashboard.format_change(change) == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (-3, "0 s ago"),
-        (59.9, "59 s ago"),
-        (3599, "59 min ago"),
-        (86_399, "23 h ago"),
-        (60, "1 min ago"),
-        (7200, "2 h ago"),
-        (864000, "10 d ago"),
-    ],
-)
-def test_age_format(seconds: float, text: str) -> None:
-    assert dashboard.format_age(seconds) == text
-
-
-def test_markdown_of_a_name_is_text() -> None:
-    assert dashboard.plain("$a$ [x](y) :red[z] <b>") == r"\$a\$ \[x\]\(y\) \:red\[z\] \<b\>"

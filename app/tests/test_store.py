@@ -16,7 +16,6 @@ from crypto_stream.store import (
     SESSION_HOPELESS_SECONDS,
     Board,
     LatestPrice,
-    PricePoint,
     Store,
     StoreError,
     explain,
@@ -143,12 +142,6 @@ def test_the_newest_price_of_a_coin_is_none_of_the_future() -> None:
     store = store_of(Row("90", NOW + 60_000), Row("90", NOW - 5), Row("90", NOW - 10))
     assert store.newest_ts("90", NOW) == NOW - 5
     assert store.newest_ts("80", NOW) is None
-
-
-def test_history_is_oldest_first_between_two_times_and_the_newest_of_many() -> None:
-    store = store_of(*(Row("90", ts, price_usd=float(ts)) for ts in (1, 2, 3, 4, 5)), Row("80", 3))
-    assert store.history("90", 2, 4) == [PricePoint(2, 2.0), PricePoint(3, 3.0), PricePoint(4, 4.0)]
-    assert store.history("90", 0, 9, limit=2) == [PricePoint(4, 4.0), PricePoint(5, 5.0)]
 
 
 def test_a_query_is_prepared_once() -> None:

@@ -1,0 +1,180 @@
+"""The market: its state as a whole, the movers, and the board of all coins."""
+
+from __future__ import annotations
+
+import time
+
+import pandas as pd
+import streamlit as st
+from streamlit.navigation.page import Page
+
+from crypto_stream.dashboard import coin, data, formats, parts
+from crypto_stream.dashboard.charts import DOWN, UP
+from crypto_stream.dashboard.data import Snapshot
+from crypto_stream.store import LatestPrice
+
+# Coins that trade for less do not count among the movers: a single order moves them.
+MOVERS_FLOOR_USD = 1_000_000
+MOVERS = 5
+PAGE_ROWS = 100
+GREY = "#9a9a9a"
+CHANGES = ["1 h", "24 h", "7 d"]
+AMOUNTS = ["Volume 24 h", "Market cap"]
+ORDERS = {
+    "Rank": lambda row: (row.rank is None, row.rank),
+    "Price": lambda row: -row.price_usd,
+    "Volume": lambda row: -(row.volume24_usd or 0),
+    "Gainers, 24 h": lambda row: -(row.percent_change_24h or 0),
+    "Losers, 24 h": lambda row: row.percent_change_24h or 0,
+}
+
+
+def found(rows: list[LatestPrice], text: str) -> list[LatestPrice]:
+    """Coins whose name or symbol holds this text, whatever its case."""
+    wanted = text.strip().casefold()
+    return [row for row in rows if wanted in row.name.casefold() or wanted in (row.symbol or "").casefold()]
+
+
+def movers(rows: list[LatestPrice]) -> tuple[list[LatestPrice], list[LatestPrice]]:
+    """The largest gains and losses of 24 hours among coins that are traded, most first."""
+    traded = [row for row in rows if row.percent_change_24h is not None and (row.volume24_usd or 0) >= MOVERS_FLOOR_USD]
+    traded.sort(key=lambda row: row.percent_change_24h or 0, reverse=True)
+    gains = [row for row in traded if (row.percent_change_24h or 0) > 0][:MOVERS]
+    losses = [row for row in reversed(traded) if (row.percent_change_24h or 0) < 0][:MOVERS]
+    return gains, losses
+
+
+def board(rows: list[LatestPrice], week: dict[str, list[float]], now: float) -> pd.DataFrame:
+    """For display; true numbers, so that they can be sorted by. Changes in per cent, Updated in seconds."""
+    frame = pd.DataFrame(
+        {
+            "Rank": pd.array([row.rank for row in rows], dtype="Int64"),
+            "Name": [row.name for row in rows],
+            "Symbol": [row.symbol or "" for row in rows],
+            "Price": [row.price_usd for row in rows],
+            "1 h": [row.percent_change_1h for row in rows],
+            "24 h": [row.percent_change_24h for row in rows],
+            "7 d": [row.percent_change_7d for row in rows],
+            "Volume 24 h": [row.volume24_usd for row in rows],
+            "Market cap": [row.market_cap_usd for row in rows],
+            "Last 7 days": [week.get(row.id, []) for row in rows],
+            "Updated": [max(0, round(now - row.ts / 1000)) for row in rows],
+        }
+    )
+    return frame.astype(dict.fromkeys([*CHANGES, *AMOUNTS], "float64"))
+
+
+def styled(frame: pd.DataFrame, stale_seconds: float, *, reachable: bool) -> object:
+    """As market sites write it; what may be out of date is grey."""
+
+    def direction(value: float) -> str:
+        return f"color: {UP if value > 0 else DOWN}" if reachable and formats.is_known(value) and value else ""
+
+    def old(row: pd.Series) -> list[str]:
+        is_old = not reachable or row["Updated"] > stale_seconds
+        return [f"color: {GREY}" if is_old else ""] * len(row)
+
+    words = {"Price": formats.price, "Updated": formats.age}
+    words |= dict.fromkeys(CHANGES, formats.change) | dict.fromkeys(AMOUNTS, formats.amount)
+    style = frame.style.format(words, subset=list(words))  # type: ignore[arg-type] # of pandas' stubs
+    return style.map(direction, subset=CHANGES).apply(old, axis=1)  # type: ignore[arg-type]
+
+
+def show_market(snapshot: Snapshot, rows: list[LatestPrice]) -> None:
+    """Figures of the market as a whole, those that are known."""
+    market = snapshot.market
+    cap, volume, bitcoin, ether, moves = st.columns(5)
+    known = market is not None
+    cap.metric(
+        "Market cap",
+        formats.amount(market.total_mcap_usd) if market else formats.UNKNOWN,
+        formats.change(market.mcap_change) if market and market.mcap_change is not None else None,
+    )
+    volume.metric(
+        "Volume, 24 h",
+        formats.amount(market.total_volume_usd) if market else formats.UNKNOWN,
+        formats.change(market.volume_change) if market and market.volume_change is not None else None,
+    )
+    bitcoin.metric("Bitcoin's share", formats.share(market.btc_d if known and market else None))
+    ether.metric("Ethereum's share", formats.share(market.eth_d if known and market else None))
+    up = sum(1 for row in rows if (row.percent_change_24h or 0) > 0)
+    down = sum(1 for row in rows if (row.percent_change_24h or 0) < 0)
+    moves.metric("Rising / falling, 24 h", f"{up:,} / {down:,}")
+
+
+def show_movers(rows: list[LatestPrice]) -> None:
+    """The five largest gains and losses."""
+    gains, losses = movers(rows)
+    for place, title, some in zip(st.columns(2), ("Largest gains, 24 h", "Largest losses, 24 h"), (gains, losses)):
+        place.markdown(f"**{title}**")
+        lines = [
+            f"[{formats.plain(row.name)}](/coin?coin={row.id}) {formats.plain(formats.price(row.price_usd))}"
+            f" :{'green' if (row.percent_change_24h or 0) > 0 else 'red'}[{formats.change(row.percent_change_24h)}]"
+            for row in some
+        ]
+        place.markdown("  \n".join(lines) if lines else formats.UNKNOWN)
+    st.caption(f"Of coins that trade for at least {formats.plain(formats.amount(MOVERS_FLOOR_USD))} a day.")
+
+
+def show_board(snapshot: Snapshot, rows: list[LatestPrice], now: float) -> None:
+    """Search, order and pages; a click on a row opens the coin."""
+    search, order, page = st.columns([3, 2, 1])
+    text = search.text_input("Search", key="search", placeholder="Name or symbol", label_visibility="collapsed")
+    by = order.selectbox("Order", list(ORDERS), key="order", label_visibility="collapsed")
+    chosen = sorted(found(rows, text), key=ORDERS[by])
+    pages = max(1, -(-len(chosen) // PAGE_ROWS))
+    number = page.number_input("Page", 1, pages, key="page", label_visibility="collapsed") if pages > 1 else 1
+    shown = chosen[(number - 1) * PAGE_ROWS : number * PAGE_ROWS]
+    frame = board(shown, data.week(tuple(row.id for row in shown)), now)
+    stale = data.settings().freshness.stale_after_seconds
+    event = st.dataframe(
+        styled(frame, stale, reachable=snapshot.failing_since is None),
+        key="board",
+        hide_index=True,
+        height=560,
+        row_height=32,
+        on_select="rerun",
+        selection_mode="single-row",
+        column_config={
+            "Rank": st.column_config.NumberColumn(width="small"),
+            "Last 7 days": st.column_config.LineChartColumn(width="small"),
+        },
+    )
+    selected = event["selection"]["rows"]
+    if selected and selected[0] < len(shown):
+        st.switch_page(coin.as_page(), query_params={"coin": shown[selected[0]].id})
+    st.caption(
+        f"{len(chosen):,} of {len(rows):,} coins, {number} of {pages} pages. Click a row's box to open the coin."
+        + (f" {len(snapshot.board.left):,} have left the ranking." if snapshot.board and snapshot.board.left else "")
+    )
+    st.download_button("Download as CSV", csv(rows), "market.csv", "text/csv", on_click="ignore")
+
+
+@st.cache_data(ttl=30, max_entries=3, show_spinner=False)
+def csv(rows: list[LatestPrice]) -> bytes:
+    """The board as it is, all coins."""
+    text: str = pd.DataFrame(rows).to_csv(index=False)
+    return text.encode()
+
+
+def show() -> None:
+    """Everything below the title, once."""
+    now = time.time()
+    snapshot = data.reader().snapshot
+    if not parts.show_state(snapshot, now) or snapshot.board is None:
+        return
+    rows = snapshot.board.rows
+    show_market(snapshot, rows)
+    show_movers(rows)
+    show_board(snapshot, rows, now)
+
+
+def page() -> None:
+    """The page."""
+    st.title("Market")
+    st.fragment(show, run_every=data.settings().dashboard.refresh_seconds)()
+
+
+def as_page() -> Page:
+    """For the navigation."""
+    return st.Page(page, title="Market", icon=":material/monitoring:", url_path="market", default=True)
