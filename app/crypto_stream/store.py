@@ -210,10 +210,10 @@ class Store:
         """The hourly prices of several coins between two times (epoch milliseconds), oldest first."""
         query = (
             f"SELECT close FROM {{keyspace}}.{CANDLES.name}"  # noqa: S608 - our own words
-            " WHERE id = ? AND interval = '1h' AND month = ? AND start >= ? AND start <= ?"
+            " WHERE id = ? AND interval = ? AND month = ? AND start >= ? AND start <= ?"
         )
         since, until = _time(since_ts), _time(until_ts)
-        asked = [(coin, month, since, until) for coin in coins for month in reversed(months(since_ts, until_ts))]
+        asked = [(coin, "1h", month, since, until) for coin in coins for month in reversed(months(since_ts, until_ts))]
         closes: dict[str, list[float]] = {coin: [] for coin in coins}
         for (coin, *_), rows in zip(asked, self._execute_all(query, asked)):
             closes[coin] += [row.close for row in rows if _is_price(row.close)]

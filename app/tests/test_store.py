@@ -6,19 +6,26 @@ import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime, timezone
+from types import SimpleNamespace
 from typing import Any
 
 import cassandra.cluster
+import cassandra.concurrent
 import pytest
 from cassandra.cluster import NoHostAvailable
 from crypto_stream.config import Cassandra
 from crypto_stream.store import (
     SESSION_HOPELESS_SECONDS,
+    SHOWN_BYTES,
     Board,
+    Candle,
     LatestPrice,
+    MarketPoint,
     Store,
     StoreError,
     explain,
+    months,
     open_session,
 )
 
@@ -29,7 +36,7 @@ class FakeSession:
     """A table in memory that does what the queries of `Store` say, or raises `error`."""
 
     def __init__(self, *rows: Row) -> None:
-        self.rows = sorted(rows, key=lambda row: (row.id, -row.ts))
+        self.rows: list[Any] = sorted(rows, key=lambda row: (row.id, -row.ts))
         self.error: Exception | None = None
         self.prepared: list[str] = []
         self.closed = 0
@@ -42,13 +49,13 @@ class FakeSession:
         self.prepared.append(query)
         return query
 
-    def execute(self, query: str, values: tuple[object, ...]) -> list[Row]:
+    def execute(self, query: str, values: tuple[object, ...]) -> list[Any]:
         assert query in self.prepared
         if self.error is not None:
             raise self.error
         arguments = list(values)
         rows = self.rows
-        for condition in re.findall(r"(board = \?|id = \?|ts >= \?|ts <= \?)", query):
+        for condition in re.findall(r"(\w+ (?:=|>=|<=) \?)", query):
             value: Any = arguments.pop(0)
             column, operator, _ = condition.split()
             compare = {"=": operator_module.eq, ">=": operator_module.ge, "<=": operator_module.le}[operator]
@@ -239,3 +246,139 @@ def test_errors_of_a_query_are_the_stores_own() -> None:
 def test_what_the_driver_hides_in_a_dictionary_is_shown() -> None:
     error = NoHostAvailable("long", {"127.0.0.1:9042": ConnectionRefusedError(111, "Connection refused")})
     assert explain(error) == "127.0.0.1:9042: [Errno 111] Connection refused"
+
+
+# ---- candles, the market, what was set aside
+
+
+NOVEMBER = 1_700_000_000_000  # the 14th, 22:13:20
+HOUR = 3_600_000
+
+
+@pytest.fixture
+def tables(monkeypatch: pytest.MonkeyPatch) -> FakeSession:
+    """Rows in the order in which Cassandra keeps them; several queries at once, one after the other."""
+
+    def execute(session: FakeSession, query: str, values: Any, concurrency: int) -> list[tuple[bool, Any]]:
+        return [(True, session.execute(query, one)) for one in values]
+
+    monkeypatch.setattr(cassandra.concurrent, "execute_concurrent_with_args", execute)
+    return FakeSession()
+
+
+def a_candle(ts: int, **changes: Any) -> Any:
+    moment = datetime.fromtimestamp(ts / 1000, tz=timezone.utc)
+    values = {"id": "90", "interval": "1h", "month": f"{moment:%Y-%m}", "start": Naive.of(ts)}
+    figures = {"open": 1.0, "high": 4.0, "low": 0.5, "close": 2.0, "samples": 7, "volume24_usd": 9.0}
+    return SimpleNamespace(**values | figures | changes)
+
+
+class Naive(datetime):
+    """A time as the driver gives it, UTC without saying so, which compares with what it takes."""
+
+    @classmethod
+    def of(cls, ts: int) -> Naive:
+        return cls.fromtimestamp(ts / 1000, tz=timezone.utc).replace(tzinfo=None)
+
+    def __ge__(self, other: datetime) -> bool:  # type: ignore[override]
+        return self.replace(tzinfo=timezone.utc).timestamp() >= other.timestamp()
+
+    def __le__(self, other: datetime) -> bool:  # type: ignore[override]
+        return self.replace(tzinfo=timezone.utc).timestamp() <= other.timestamp()
+
+
+def test_candles_are_oldest_first_across_months(tables: FakeSession) -> None:
+    first_of_month = 1_701_388_800_000
+    starts = [first_of_month + HOUR, first_of_month, first_of_month - HOUR, first_of_month - 5 * HOUR]
+    tables.rows = [a_candle(ts) for ts in starts]
+    store = Store(Cassandra(), lambda _: tables)
+    found = store.candles("90", "1h", first_of_month - 2 * HOUR, first_of_month + HOUR)
+    assert [candle.start_ts for candle in found] == [starts[2], starts[1], starts[0]]
+    assert found[0] == Candle(starts[2], 1.0, 4.0, 0.5, 2.0, 7, 9.0)
+    assert store.candles("80", "1h", first_of_month - 2 * HOUR, first_of_month) == []
+    assert store.candles("90", "1d", first_of_month - 2 * HOUR, first_of_month) == []
+
+
+def test_candles_that_no_stream_job_wrote_are_left_out(tables: FakeSession) -> None:
+    tables.rows = [
+        a_candle(NOVEMBER, open=None),
+        a_candle(NOVEMBER, high=float("nan")),
+        a_candle(NOVEMBER, low=-1.0),
+        a_candle(NOVEMBER, volume24_usd=float("inf"), samples=None),
+    ]
+    (found,) = Store(Cassandra(), lambda _: tables).candles("90", "1h", NOVEMBER - HOUR, NOVEMBER)
+    assert (found.samples, found.volume24_usd) == (0, None)
+
+
+def test_hourly_prices_of_several_coins(tables: FakeSession) -> None:
+    tables.rows = [
+        a_candle(NOVEMBER, close=3.0),
+        a_candle(NOVEMBER - HOUR, close=None),
+        a_candle(NOVEMBER - 2 * HOUR, close=1.0),
+        a_candle(NOVEMBER, id="80", close=9.0),
+        a_candle(NOVEMBER, interval="1m", close=5.0),
+    ]
+    closes = Store(Cassandra(), lambda _: tables).closes(["90", "80", "7"], NOVEMBER - 9 * HOUR, NOVEMBER)
+    assert closes == {"90": [1.0, 3.0], "80": [9.0], "7": []}
+
+
+def test_the_newest_state_of_the_market_that_can_be_shown(tables: FakeSession) -> None:
+    def point(ts: int, **changes: Any) -> Any:
+        values: dict[str, Any] = dict.fromkeys(("btc_d", "eth_d", "mcap_change", "volume_change"))
+        month = f"{datetime.fromtimestamp(ts / 1000, tz=timezone.utc):%Y-%m}"
+        return SimpleNamespace(
+            **values | {"month": month, "ts": ts, "total_mcap_usd": 1.0, "total_volume_usd": 2.0} | changes
+        )
+
+    store = Store(Cassandra(), lambda _: tables)
+    assert store.market(NOVEMBER) is None
+    tables.rows = [point(NOVEMBER + 60_000), point(NOVEMBER, btc_d=float("nan")), point(NOVEMBER - 5)]
+    assert store.market(NOVEMBER) == MarketPoint(NOVEMBER, 1.0, 2.0, None, None, None, None)
+    # In the first minutes of a month, the last word is of the one before.
+    first_of_month = 1_701_388_800_000
+    tables.rows = [point(first_of_month - 5)]
+    found = store.market(first_of_month + 5)
+    assert found is not None
+    assert found.ts == first_of_month - 5
+    tables.rows = [point(NOVEMBER, total_mcap_usd=float("nan"))]
+    assert store.market(NOVEMBER) is None
+
+
+def test_what_was_set_aside_lately_newest_first(tables: FakeSession) -> None:
+    def letter(offset: int, ago: int, **changes: Any) -> Any:
+        ts = NOVEMBER - ago
+        values = {"topic": "a", "partition": 0, "offset": offset, "value": b"x\xff\x1b", "reason": "why\x1b"}
+        day = datetime.fromtimestamp(ts / 1000, tz=timezone.utc).date()
+        return SimpleNamespace(**values | {"day": day, "processing_time": Naive.of(ts)} | changes)
+
+    tables.rows = [
+        letter(1, 24 * HOUR),
+        letter(2, 0, value=b"y" * 1000),
+        letter(3, 5, value=None, reason=None),
+        letter(4, 48 * HOUR),
+        letter(5, 5, topic="other"),
+    ]
+    found = Store(Cassandra(), lambda _: tables).dead_letters(["a"], NOVEMBER)
+    assert [letter.offset for letter in found] == [2, 3, 1]
+    assert len(found[0].value) == SHOWN_BYTES
+    assert (found[2].value, found[2].reason, found[1].value) == ("x\ufffd", "why", "")
+
+
+@pytest.mark.parametrize("many", [True, False])
+def test_errors_of_many_queries_are_the_stores_own(tables: FakeSession, many: bool) -> None:
+    tables.error = ValueError("first line\nsecond")
+    store = Store(Cassandra(), lambda _: tables)
+    with pytest.raises(StoreError, match="ValueError: first line"):
+        store.closes(["90"], 0, NOVEMBER) if many else store.market(NOVEMBER)
+
+
+@pytest.mark.parametrize(
+    ("since", "until", "expected"),
+    [
+        (NOVEMBER, NOVEMBER, ["2023-11"]),
+        (NOVEMBER, 1_706_745_600_000, ["2023-11", "2023-12", "2024-01", "2024-02"]),
+        (-5, 5, ["1970-01"]),
+    ],
+)
+def test_months(since: int, until: int, expected: list[str]) -> None:
+    assert months(since, until) == expected
