@@ -6,6 +6,9 @@ What is measured, and against what:
   start_to_first_row_s  from `systemctl start crypto-stack.target`, everything stopped, to the first new row
   recovery_s            from `kill -9` of a process to the next row, the slowest of all processes; prices are polled
                         every 30 s, which is part of it
+  latency_RATE          from the moment at which Kafka took a message to the moment at which its row can be read, at
+                        RATE messages a second, in milliseconds: the median and the 99th percentile of what is probed;
+                        probe_ms is what a look itself takes
   memory_mb             resident memory of all processes of the host, the highest of BENCH_SECONDS (600)
                         with the dashboard open in a browser
 """
@@ -14,10 +17,13 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import re
 import shutil
+import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +31,7 @@ from typing import TypeVar
 
 from cassandra import DriverException  # type: ignore[import-untyped]
 from cassandra.cluster import Cluster, NoHostAvailable, Session  # type: ignore[import-untyped]
+from kafka import KafkaProducer
 from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,10 +40,27 @@ SECONDS = int(os.environ.get("BENCH_SECONDS", "600"))
 CQL_PORT = int(os.environ.get("CQL_PORT", "9042"))
 DASHBOARD_PORT = int(os.environ.get("DASHBOARD_PORT", "8501"))
 
+KAFKA_PORT = int(os.environ.get("KAFKA_PORT", "9092"))
+PRICES = "crypto.prices"
+# Messages a second; how many of them are looked for, by how many at a time, and for how long.
+RATES = (100, 1000)
+PROBES_A_SECOND = 10
+PROBERS = 8
+WARM_SECONDS, LATENCY_SECONDS = 20, 60
+BENCH_COINS = 100
+
 Found = TypeVar("Found")
 
 # Goals on two cores and 4096 MB.
-GOALS = {"up_s": 600, "converge_again_s": 60, "start_to_first_row_s": 30, "recovery_s": 60, "memory_mb": 3400}
+GOALS = {
+    "up_s": 600,
+    "converge_again_s": 60,
+    "start_to_first_row_s": 30,
+    "recovery_s": 60,
+    "latency_p50_ms_1000": 300,
+    "latency_p99_ms_1000": 700,
+    "memory_mb": 3400,
+}
 
 
 def on_host(command: str) -> str:
@@ -132,6 +156,68 @@ def start_to_first_row() -> dict[str, float]:
     return {"start_to_first_row_s": first_row_after(started)}
 
 
+def send(rate: int, seconds: float, probed: queue.Queue[tuple[str, int, int] | None]) -> None:
+    """Send so many prices a second; one in so many is handed on as (coin, ts, Kafka's own time)."""
+    producer = KafkaProducer(bootstrap_servers=[f"127.0.0.1:{KAFKA_PORT}"], acks="all", linger_ms=5)
+    price = {"schema_version": 1, "name": "Bench", "price_usd": 1.0}
+    step = max(1, rate // PROBES_A_SECOND)
+    started, sent = time.monotonic(), 0
+    while (passed := time.monotonic() - started) < seconds:
+        while sent < passed * rate:
+            coin, ts = f"bench-{sent % BENCH_COINS}", time.time_ns() // 1_000_000
+            value = json.dumps(price | {"id": coin, "ts": ts}).encode()
+            future = producer.send(PRICES, value=value, key=coin.encode())
+            if sent % step == 0:
+                future.add_callback(lambda record, coin=coin, ts=ts: probed.put((coin, ts, record.timestamp)))
+            sent += 1
+        time.sleep(0.005)
+    producer.flush(30)
+    producer.close()
+    for _ in range(PROBERS):
+        probed.put(None)
+
+
+def latency(rate: int) -> dict[str, float]:
+    """How long a row takes, once the stream has got used to the rate."""
+    cluster, session = wait_for(connect, "Cassandra's answer")
+    look = session.prepare("SELECT ts FROM crypto.prices WHERE id = ? AND ts = ?")
+    probed: queue.Queue[tuple[str, int, int] | None] = queue.Queue()
+    found: list[tuple[float, float]] = []
+
+    def probe() -> None:
+        while (record := probed.get()) is not None:
+            coin, ts, taken = record
+            while True:
+                asked = time.time()
+                row = session.execute(look, [coin, ts]).one()
+                now = time.time()
+                if row is not None:
+                    break
+                time.sleep(0.01)
+            found.append((now * 1000 - taken, (now - asked) * 1000))
+
+    threads = [threading.Thread(target=probe, daemon=True) for _ in range(PROBERS)]
+    for thread in threads:
+        thread.start()
+    send(rate, WARM_SECONDS + LATENCY_SECONDS, probed)
+    for thread in threads:
+        thread.join(120)
+    cluster.shutdown()
+    steady = found[len(found) * WARM_SECONDS // (WARM_SECONDS + LATENCY_SECONDS) :]
+    waits = sorted(wait for wait, _ in steady)
+    return {
+        f"latency_p50_ms_{rate}": statistics.median(waits),
+        f"latency_p99_ms_{rate}": waits[int(len(waits) * 0.99)],
+        f"probe_ms_{rate}": statistics.median(own for _, own in steady),
+        f"probed_{rate}": len(steady),
+    }
+
+
+def latencies() -> dict[str, float]:
+    """At the rates that are compared."""
+    return {name: value for rate in RATES for name, value in latency(rate).items()}
+
+
 def resident_mb() -> float:
     """Resident memory of all processes of the host, in MB."""
     kilobytes = on_host("sudo cat /proc/[0-9]*/status 2>/dev/null | awk '/^VmRSS/ {sum += $2} END {print sum}'")
@@ -173,7 +259,7 @@ def main() -> None:
     """Measure, print, and write bench.json."""
     record = ROOT / ".state/up.json"
     figures: dict[str, float] = json.loads(record.read_text()) if record.exists() else {}
-    for measure in (converge_again, start_to_first_row, recovery, memory):
+    for measure in (converge_again, latencies, start_to_first_row, recovery, memory):
         print(f"measuring {measure.__name__} ...", flush=True)
         figures |= measure()
     print(table(figures))

@@ -169,7 +169,8 @@ def until(what, look):
     while True:
         try:
             if found := look():
-                return print(f"{what}: {found}", flush=True)
+                print(f"{what}: {found}", flush=True)
+                return found
             seen = "nothing yet"
         except Exception as error:
             seen = str(error)[:200]
@@ -199,8 +200,7 @@ def page():
 
 
 until("Kafka", messages)
-until("rows", rows)
-before = rows()
+before = until("rows", rows)
 until("more rows", lambda: (now := rows()) > before and now)
 until("dashboard", page)
 END
