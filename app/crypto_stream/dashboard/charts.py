@@ -25,18 +25,25 @@ def candle_frame(candles: list[Candle]) -> pd.DataFrame:
     )
 
 
-def candle_chart(candles: list[Candle], seconds: int, *, log: bool, utc: bool) -> alt.VConcatChart:
-    """Candles above the 24 h volume. Each is as wide as its time, so where none was computed there is a gap."""
+def candle_charts(candles: list[Candle], seconds: int, *, log: bool, utc: bool) -> tuple[alt.LayerChart, alt.Chart]:
+    """The candles, and the 24 h volume to stand below them. Each is as wide as its time, so where none was computed
+    there is a gap.
+    """
     frame = candle_frame(candles)
     frame["end"] = frame["time"] + pd.to_timedelta(seconds * 0.8, unit="s")
     frame["middle"] = frame["time"] + pd.to_timedelta(seconds * 0.4, unit="s")
-    clock = alt.Scale(type="utc") if utc else alt.Scale(type="time")
+    ends = [frame["time"].min(), frame["time"].max() + pd.to_timedelta(seconds, unit="s")]
+    clock = alt.Scale(type="utc" if utc else "time", domain=[int(end.timestamp() * 1000) for end in ends])
     # A logarithm has no zero.
     is_log = log and bool((frame["low"] > 0).all())
     scale = alt.Scale(type="log", nice=False) if is_log else alt.Scale(zero=False, nice=True)
     colour = alt.condition("datum.rises", alt.value(UP), alt.value(DOWN))
-    axis = alt.Axis(grid=False, title=None, labelOverlap=True)
-    format_price = ",.2f" if frame["high"].max() >= 1 else ".4~g"
+    time = alt.Axis(grid=False, title=None, labelOverlap=True)
+    # As wide as each other, so that the two stand in line.
+    dollars = alt.Axis(format=",.2f" if frame["high"].max() >= 1 else ".4~g", minExtent=64, maxExtent=64, title=None)
+    volumes = alt.Axis(
+        labelExpr="replace(format(datum.value, '$.2~s'), 'G', 'B')", tickCount=2, minExtent=64, maxExtent=64, title=None
+    )
     day = "%d %b %Y %H:%M"
     hint = [
         alt.Tooltip("time:T", title="UTC" if utc else "Local time", format=day, formatType="utc" if utc else "time"),
@@ -45,20 +52,27 @@ def candle_chart(candles: list[Candle], seconds: int, *, log: bool, utc: bool) -
     ]
     base = alt.Chart(frame).encode(tooltip=hint)
     wicks = base.mark_rule().encode(
-        x=alt.X("middle:T", axis=axis, scale=clock),
-        y=alt.Y("low:Q", scale=scale, title="US dollars", axis=alt.Axis(format=format_price)),
+        x=alt.X("middle:T", axis=time, scale=clock),
+        y=alt.Y("low:Q", scale=scale, axis=dollars),
         y2="high:Q",
         color=colour,
     )
     bodies = base.mark_bar().encode(
-        x=alt.X("time:T", scale=clock), x2="end:T", y=alt.Y("open:Q", scale=scale), y2="close:Q", color=colour
-    )
-    volume = base.mark_bar(color="#8a8f98", opacity=0.6).encode(
-        x=alt.X("time:T", axis=axis, scale=clock),
+        x=alt.X("time:T", axis=time, scale=clock),
         x2="end:T",
-        y=alt.Y("volume:Q", title="24 h volume", axis=alt.Axis(format="$.2~s", tickCount=3)),
+        y=alt.Y("open:Q", scale=scale, axis=dollars),
+        y2="close:Q",
+        color=colour,
     )
-    chart: alt.VConcatChart = alt.vconcat(
-        (wicks + bodies).properties(height=340, width="container"), volume.properties(height=70, width="container")
-    ).resolve_scale(x="shared")
-    return chart
+    volume: alt.Chart = (
+        base.mark_bar(color="#8a8f98", opacity=0.6)
+        .encode(
+            x=alt.X("time:T", axis=time, scale=clock),
+            x2="end:T",
+            y=alt.Y("volume:Q", axis=volumes),
+            y2=alt.Y2(datum=0),
+        )
+        .properties(height=90)
+    )
+    prices: alt.LayerChart = (wicks + bodies).properties(height=340)
+    return prices, volume

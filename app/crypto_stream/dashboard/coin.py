@@ -90,11 +90,11 @@ def show_chart(row: LatestPrice) -> None:
     if not candles:
         st.info(f"No candles of {formats.plain(row.name)} in this range yet.")
         return
-    st.altair_chart(charts.candle_chart(candles, chosen.candle_seconds, log=log, utc=utc), width="stretch")
-    st.caption(
-        f"Candles of {chosen.interval}; a gap is a time without prices."
-        " The volume is CoinLore's sum of the last 24 hours, as it was then."
-    )
+    prices, volumes = charts.candle_charts(candles, chosen.candle_seconds, log=log, utc=utc)
+    st.altair_chart(prices, width="stretch")
+    st.caption("Volume of the 24 hours before, as CoinLore told it")
+    st.altair_chart(volumes, width="stretch")
+    st.caption(f"Candles of {chosen.interval}, in US dollars; a gap is a time without prices.")
 
 
 def show() -> None:
@@ -104,6 +104,7 @@ def show() -> None:
     if not parts.show_state(snapshot, now) or snapshot.board is None:
         return
     row = choose(snapshot.board.rows)
+    st.header(formats.plain(row.name) + (f" :gray[{formats.plain(row.symbol)}]" if row.symbol else ""))
     age = now - row.ts / 1000
     if age > data.settings().freshness.stale_after_seconds:
         st.warning(f"This price is old: it was fetched {formats.age(age)}.")
@@ -113,7 +114,6 @@ def show() -> None:
 
 def page() -> None:
     """The page."""
-    st.title("Coin")
     st.fragment(show, run_every=data.settings().dashboard.refresh_seconds)()
 
 

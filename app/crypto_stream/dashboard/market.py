@@ -171,7 +171,6 @@ def show() -> None:
 
 def page() -> None:
     """The page."""
-    st.title("Market")
     st.fragment(show, run_every=data.settings().dashboard.refresh_seconds)()
 
 

@@ -85,7 +85,6 @@ def show() -> None:
 
 def page() -> None:
     """The page."""
-    st.title("Pipeline")
     st.caption("CoinLore → Kafka → Spark → Cassandra. Spark's own pages are at port 8080 of the host of its master.")
     st.fragment(show, run_every=data.CHECK_SECONDS)()
 
