@@ -85,7 +85,7 @@ class Writer:
     """Writes the batches of one query; what one of them brought is logged, and counted."""
 
     def __init__(self, query: Query, settings: Settings, metrics: JobMetrics, logger: BoundLogger) -> None:
-        self._query = query
+        self.query = query
         self._settings = settings
         self._metrics = metrics
         self._log = logger.bind(query=query.name)
@@ -105,9 +105,9 @@ class Writer:
         done: Rows = {}
         while not self.late.empty():
             done["late"] = self._until_written(self.late.get(), DEAD_LETTERS, batch)["written"]
-        done |= self._until_written(rows, self._query.table, batch)
+        done |= self._until_written(rows, self.query.table, batch)
         seconds = time.monotonic() - began
-        self._metrics.written(self._query.name, seconds, done)
+        self._metrics.written(self.query.name, seconds, done)
         self.wrote.set()
         if any(done.values()):
             self._log.info("batch_written", batch=batch, duration_ms=round(seconds * 1000), **done)
@@ -142,7 +142,7 @@ class Writer:
         counted = rows.observe(seen, F.count("*").alias("rows"), F.max(came).alias("newest"))
         sinks.append(counted, table, self._settings)
         found = seen.get
-        if table is self._query.table and found["newest"] is not None:
+        if table is self.query.table and found["newest"] is not None:
             self.newest_ts = found["newest"]
         return {"written": found["rows"]}
 
@@ -185,8 +185,9 @@ def checkpoint(query: Query, settings: Settings) -> str:
     return f"{settings.stream_job.checkpoint_dir.rstrip('/')}/{query.name}"
 
 
-def start(spark: SparkSession, query: Query, writer: Writer, settings: Settings) -> Running:
-    """Start a query."""
+def start(spark: SparkSession, writer: Writer, settings: Settings) -> Running:
+    """Start the writer's query."""
+    query = writer.query
     streaming = (
         query.rows(read_topics(spark, query, settings))
         .writeStream.queryName(query.name)
@@ -398,7 +399,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, _raise_stop)
     metrics = JobMetrics()
     metrics.serve(settings.stream_job.metrics_port, logger)
-    writers = {query: Writer(query, settings, metrics, logger) for query in queries(settings)}
+    writers = [Writer(query, settings, metrics, logger) for query in queries(settings)]
     spark: SparkSession | None = None
     try:
         spark = (
@@ -410,19 +411,19 @@ def main() -> None:
         ends = Ends(settings)
         wait_for("the topics", ends.look, logger)
         first, *others = writers
-        running = [start(spark, first, writers[first], settings)]
+        running = [start(spark, first, settings)]
         wait_for("the tables", lambda: look_for_tables(spark, settings), logger)
-        for writer in writers.values():
+        for writer in writers:
             writer.tables_exist.set()
         notify("READY=1", "STATUS=the queries are running")
-        writers[first].wrote.wait(FIRST_SECONDS)
-        running += [start(spark, query, writers[query], settings) for query in others]
-        logger.info("started", queries=[query.name for query in writers])
+        first.wrote.wait(FIRST_SECONDS)
+        running += [start(spark, writer, settings) for writer in others]
+        logger.info("started", queries=[one.query.name for one in running])
         watch(spark, running, ends, settings, metrics, logger)
     except Stop:
         notify("STOPPING=1")
         logger.info("stopping")
-        for writer in writers.values():
+        for writer in writers:
             writer.stopping.set()
         if spark is not None:
             with contextlib.suppress(Exception):  # the JVM has got the same signal, and ends by itself

@@ -420,8 +420,8 @@ def test_a_query_keeps_its_checkpoint_and_writes_by_batches(
     calls: dict[str, Any] = {}
     monkeypatch.setattr(stream_job, "read_topics", lambda *_: None)
     plain = dataclasses.replace(query, rows=lambda _: Recorder(calls), trigger_ms=9)  # type: ignore[arg-type,return-value]
-    write = writer()
-    stream_job.start(None, plain, write, Settings(stream_job={"checkpoint_dir": "/x/"}))  # type: ignore[arg-type]
+    write = writer(query=plain)
+    stream_job.start(None, write, Settings(stream_job={"checkpoint_dir": "/x/"}))  # type: ignore[arg-type]
     assert calls["checkpointLocation"] == f"/x/{query.name}"
     assert calls["outputMode"] == (mode,)
     assert calls["foreachBatch"] == (write,)

@@ -192,6 +192,8 @@ ELSEWHERE = {
     # test_kafka_by_zookeeper, and its scenario.
     *("kafka_mode", "zookeeper_heap_size", "zookeeper_memory_max"),
     *("kafka_node_id", "cassandra_seeds", "common_address"),
+    # Scenario refusal.
+    "stream_job_checkpoint_shared",
     *("simulator_coins", "simulator_seed", "simulator_refresh_seconds"),
 }
 

@@ -1,20 +1,27 @@
-"""The dashboard in a browser."""
+"""The dashboard in a browser, against what Cassandra holds; each page leaves a screenshot in .state/screenshots."""
 
 from __future__ import annotations
 
+import re
 import shutil
+import time
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Page, sync_playwright
-from sandbox import port, wait_for
+from crypto_stream.dashboard import formats
+from playwright.sync_api import Browser, Page, sync_playwright
+from sandbox import ROOT, port, wait_for
 from stream import Stream
 
+SCREENSHOTS = ROOT / ".state/screenshots"
+LIMIT_MS = 60_000
 
-@pytest.fixture
-def page() -> Iterator[Page]:
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
     browser_path = shutil.which("chromium")
     assert browser_path, "the package chromium is not installed"
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=browser_path,
@@ -27,25 +34,108 @@ def page() -> Iterator[Page]:
                 "--no-first-run",
             ],
         )
-        page = browser.new_page()
-        page.goto(f"http://127.0.0.1:{port('DASHBOARD_PORT', 8501)}")
-        yield page
+        yield browser
         browser.close()
 
 
+def opened(browser: Browser, path: str = "", *, width: int = 1280, dark: bool = False) -> Page:
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light")
+    page.set_default_timeout(LIMIT_MS)
+    page.goto(f"http://127.0.0.1:{port('DASHBOARD_PORT', 8501)}/{path}")
+    page.get_by_text("live", exact=True).or_(page.get_by_text("Data flows.")).first.wait_for()
+    return page
+
+
+def settled(page: Page, name: str) -> None:
+    """Take a screenshot when nothing moves any more."""
+    page.wait_for_timeout(3000)
+    page.screenshot(path=SCREENSHOTS / f"{name}.png")
+
+
 def bitcoin(page: Page) -> str:
-    """The price in the table's row of Bitcoin. The table is drawn; what it holds is there for screen readers."""
+    """What the table's row of Bitcoin says. The table is drawn; what it holds is there for screen readers."""
     row = page.locator('[data-testid="stDataFrame"] tr', has=page.locator("td", has_text="Bitcoin")).first
-    return row.locator("td").nth(1).text_content(timeout=10_000) or ""
+    return " | ".join(row.locator("td").all_text_contents())
 
 
-def test_shows_what_is_in_the_table_and_goes_on(page: Page, stream: Stream) -> None:
+def figure(page: Page, label: str) -> str:
+    metric = page.get_by_test_id("stMetric").filter(has_text=label).first
+    return metric.get_by_test_id("stMetricValue").inner_text()
+
+
+def newest(stream: Stream) -> list[str]:
+    """Bitcoin's last prices, as they are shown."""
+    return [
+        formats.price(row.price_usd)
+        for row in stream.cql("SELECT price_usd FROM crypto.prices WHERE id = '90' LIMIT 4")
+    ]
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_the_market_shows_what_cassandra_holds_and_goes_on(browser: Browser, stream: Stream, dark: bool) -> None:
+    page = opened(browser, dark=dark)
+
     def shown() -> str:
-        """The price on the page, when it is one of Cassandra's newest."""
-        price = bitcoin(page)
-        rows = stream.cql("SELECT price_usd FROM crypto.prices WHERE id = '90' LIMIT 3")
-        return price if price in [f"${row.price_usd:,.2f}" for row in rows] else ""
+        text = bitcoin(page)
+        return next((price for price in newest(stream) if price in text), "")
 
-    first = wait_for(shown, "a price of crypto.prices on the page", 60)
-    assert page.get_by_text("live", exact=True).count() == 1
+    first = wait_for(shown, "one of Bitcoin's newest prices on the page", 60)
     wait_for(lambda: shown() not in ("", first), "another price on the page, which was not loaded again", 60)
+    (market, *_) = stream.cql("SELECT * FROM crypto.market_global WHERE month = %s LIMIT 1", month())
+    assert figure(page, "Bitcoin's share") == formats.share(market.btc_d)
+    assert figure(page, "Market cap")[:4] == formats.amount(market.total_mcap_usd)[:4]
+    settled(page, f"market-{'dark' if dark else 'light'}")
+    page.close()
+
+
+def month() -> str:
+    return time.strftime("%Y-%m", time.gmtime())
+
+
+def test_search_and_a_click_open_a_coin_without_losing_the_search_at_a_refresh(browser: Browser) -> None:
+    page = opened(browser)
+    page.get_by_placeholder("Name or symbol").fill("ether")
+    page.get_by_placeholder("Name or symbol").press("Enter")
+    page.get_by_text("of 100 coins, 1 of 1 pages").wait_for()
+    page.wait_for_timeout(12_000)  # two refreshes
+    assert page.get_by_placeholder("Name or symbol").input_value() == "ether"
+    table = page.get_by_test_id("stDataFrame").first
+    table.locator("canvas").first.click(position={"x": 16, "y": 52})
+    page.wait_for_url(re.compile(r"/coin\?coin=80"))
+    page.get_by_role("heading", name=re.compile("Ethereum")).wait_for()
+    page.close()
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_a_coin_has_its_candles_at_an_address_of_its_own(browser: Browser, stream: Stream, dark: bool) -> None:
+    page = opened(browser, "coin?coin=90", dark=dark)
+    wait_for(lambda: figure(page, "Price") in newest(stream), "one of Bitcoin's newest prices on the page", 60)
+    assert "Bitcoin" in page.title()
+    (day,) = stream.cql(
+        "SELECT low, high FROM crypto.candles WHERE id = '90' AND interval = '1d' AND month = %s LIMIT 1", month()
+    )
+    assert figure(page, "Low, today")[:3] == formats.price(day.low)[:3]
+    for name, interval in (("7D", "1h"), ("1H", "1m")):
+        page.get_by_role("radio", name=name).or_(page.get_by_role("button", name=name)).first.click()
+        page.get_by_text(f"Candles of {interval}").wait_for()
+        page.get_by_test_id("stVegaLiteChart").first.wait_for()
+    settled(page, f"coin-{'dark' if dark else 'light'}")
+    page.close()
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_the_pipeline_says_what_crypto_check_says(browser: Browser, dark: bool) -> None:
+    page = opened(browser, "pipeline", dark=dark)
+    page.get_by_text("Data flows.").wait_for()
+    text = " ".join(page.locator('[data-testid="stDataFrame"] td').all_text_contents())
+    assert all(hop in text for hop in ("api", "producer", "topic", "stream_job", "table", "dashboard"))
+    settled(page, f"pipeline-{'dark' if dark else 'light'}")
+    page.close()
+
+
+@pytest.mark.parametrize("path", ["", "coin?coin=90", "pipeline"])
+def test_a_phone_needs_no_scrolling_sideways(browser: Browser, path: str) -> None:
+    page = opened(browser, path, width=390)
+    page.wait_for_timeout(2000)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.close()

@@ -46,7 +46,11 @@ WRONG: list[tuple[str, Any, str]] = [
     ("java_apt_repository", {"uris": ["file:/srv"]}, "java_apt_repository has no suites, components, signed_by;"),
     # By the application's own checker.
     ("producer_interval_seconds", 86401, "(producer_interval_seconds): got 86401, must be less than or equal to 86400"),
-    ("producer_coins", 50000, "(producer_coins): got 50000, must be less than or equal to 20000"),
+    (
+        "producer_coins",
+        50000,
+        "(producer_coins): got 50000, must be a number from 1 to 20000, or a list of different ids",
+    ),
     ("dashboard_refresh_seconds", 7200, "(dashboard_refresh_seconds): got 7200, must be less than or equal to 3600"),
     ("app_topic_partitions", 2000, "(app_topic_partitions): got 2000, must be less than or equal to 1000"),
     # By what a host has, and what several pieces want of it.
@@ -93,8 +97,13 @@ OTHERS: dict[str, tuple[dict[str, Any], str, list[str]]] = {
         "",
         ["The host has 4096 MB of memory, and what it carries needs", "kafka_heap_size 2g, cassandra_heap_size 1g,"],
     ),
-    "a name that does not resolve": (
+    "a worker that cannot keep the state of candles": (
         {},
+        TWIN,
+        ["twin in spark_worker must have stream_job_checkpoint_dir, too, on storage that all share"],
+    ),
+    "a name that does not resolve": (
+        {"stream_job_checkpoint_shared": True},
         # A second host, which is the first one under another name.
         TWIN,
         ["common_address twin does not resolve here; it takes a name that every host knows, or an address."],
