@@ -24,7 +24,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import tenacity
-from py4j.protocol import Py4JJavaError
 from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - what everybody calls it
 
@@ -47,6 +46,8 @@ ANSWER_SECONDS = 5.0
 PAUSE_SECONDS = 0.5
 # The other queries begin when the first one has written, or after so long: together they would hold it up.
 FIRST_SECONDS = 30.0
+# The longest pause before a batch is tried again; one that fails for good shall leave the cores to the others.
+MAX_PAUSE_SECONDS = 5.0
 # While there is no data, how often Spark asks Kafka for some. Its own 10 ms would keep a core of a small host busy.
 POLLING_DELAY = "200ms"
 
@@ -118,9 +119,11 @@ class Writer:
             sinks.forget_sessions(rows.sparkSession)
         # Perhaps it failed for a single row: one by one the others get through. Or Cassandra is away: the connector,
         # asked again meanwhile, would wait for minutes, and the way one by one is there as soon as Cassandra is.
+        pause = PAUSE_SECONDS
         while done is None:
             done = self._attempt("batch_not_written", self._write_carefully, rows, table, batch)
-            self.stopping.wait(0 if done else PAUSE_SECONDS)
+            self.stopping.wait(0 if done else pause)
+            pause = min(2 * pause, MAX_PAUSE_SECONDS)
         return done
 
     def _attempt(
@@ -188,6 +191,8 @@ def checkpoint(query: Query, settings: Settings) -> str:
 def start(spark: SparkSession, writer: Writer, settings: Settings) -> Running:
     """Start the writer's query."""
     query = writer.query
+    # Queries take turns, so that a slow or failing one does not hold up the others.
+    spark.sparkContext.setLocalProperty("spark.scheduler.pool", query.name)
     streaming = (
         query.rows(read_topics(spark, query, settings))
         .writeStream.queryName(query.name)
@@ -376,8 +381,11 @@ def todo(reason: str, query: Query, settings: Settings) -> str | None:
 
 
 def _first_line(error: BaseException | None) -> str:
-    """What went wrong, in one line; of an error that Java raised, Java's own words."""
-    text = str(error.java_exception.toString()) if isinstance(error, Py4JJavaError) else str(error)
+    """What went wrong, in one line; of an error that Java raised, Java's own words about its cause."""
+    java: Any = getattr(error, "java_exception", None) or getattr(error, "_origin", None)
+    while java is not None and java.getCause() is not None:
+        java = java.getCause()
+    text = str(error if java is None else java.toString())
     return (text.strip() or type(error).__name__).splitlines()[0][:500]
 
 
@@ -406,6 +414,7 @@ def main() -> None:
             SparkSession.builder.appName("crypto-stream")
             .config("spark.sql.streaming.pollingDelay", POLLING_DELAY)
             .config("spark.sql.session.timeZone", "UTC")
+            .config("spark.scheduler.mode", "FAIR")
             .getOrCreate()
         )
         ends = Ends(settings)

@@ -421,7 +421,10 @@ def test_a_query_keeps_its_checkpoint_and_writes_by_batches(
     monkeypatch.setattr(stream_job, "read_topics", lambda *_: None)
     plain = dataclasses.replace(query, rows=lambda _: Recorder(calls), trigger_ms=9)  # type: ignore[arg-type,return-value]
     write = writer(query=plain)
-    stream_job.start(None, write, Settings(stream_job={"checkpoint_dir": "/x/"}))  # type: ignore[arg-type]
+    pools: list[tuple[str, str]] = []
+    spark = SimpleNamespace(sparkContext=SimpleNamespace(setLocalProperty=lambda *pair: pools.append(pair)))
+    stream_job.start(spark, write, Settings(stream_job={"checkpoint_dir": "/x/"}))  # type: ignore[arg-type]
+    assert pools == [("spark.scheduler.pool", query.name)]
     assert calls["checkpointLocation"] == f"/x/{query.name}"
     assert calls["outputMode"] == (mode,)
     assert calls["foreachBatch"] == (write,)
@@ -486,3 +489,14 @@ def test_rows_are_appended_with_their_own_times(monkeypatch: pytest.MonkeyPatch,
         "ttl": "ttl_seconds",
     }
     assert "save" in calls
+
+
+def test_what_is_said_of_an_error_of_javas_is_its_cause() -> None:
+    def java(text: str, cause: Any = None) -> Any:
+        return SimpleNamespace(toString=lambda: text, getCause=lambda: cause)
+
+    error = OSError("Exception thrown in awaitResult:")
+    error._origin = java("awaitResult", java("Job aborted", java("mkdir failed\nat ...")))  # type: ignore[attr-defined]
+    assert stream_job._first_line(error) == "mkdir failed"
+    assert stream_job._first_line(OSError("plain\nmore")) == "plain"
+    assert stream_job._first_line(OSError()) == "OSError"
