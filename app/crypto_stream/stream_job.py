@@ -415,6 +415,8 @@ def main() -> None:
             .config("spark.sql.streaming.pollingDelay", POLLING_DELAY)
             .config("spark.sql.session.timeZone", "UTC")
             .config("spark.scheduler.mode", "FAIR")
+            # What can be concluded of the rules of a message is nothing, and takes the planner ten seconds a batch.
+            .config("spark.sql.constraintPropagation.enabled", "false")
             .getOrCreate()
         )
         ends = Ends(settings)
