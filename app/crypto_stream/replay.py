@@ -26,7 +26,7 @@ from crypto_stream import config, sinks
 from crypto_stream.config import Settings
 from crypto_stream.messages import CLOCK_TOLERANCE_MS, MIN_TS
 from crypto_stream.queries import Query, queries
-from crypto_stream.stream_job import kafka_options
+from crypto_stream.stream_job import SESSION, kafka_options
 from crypto_stream.tables import CANDLES, DEAD_LETTERS
 from crypto_stream.transforms import BORN_AT, DAY_MS, WRITTEN_AT
 
@@ -249,7 +249,7 @@ def main() -> None:
     except ReplayError as error:
         print(f"crypto-replay: {error}", file=sys.stderr)
         sys.exit(STATUS_USAGE)
-    spark = SparkSession.builder.appName("crypto-replay").config("spark.sql.session.timeZone", "UTC").getOrCreate()
+    spark = SparkSession.builder.appName("crypto-replay").config(map=SESSION).getOrCreate()
     try:
         replay(spark, wanted, now, settings)
     except ReplayError as error:

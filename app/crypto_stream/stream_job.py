@@ -51,6 +51,13 @@ MAX_PAUSE_SECONDS = 5.0
 # While there is no data, how often Spark asks Kafka for some. Its own 10 ms would keep a core of a small host busy.
 POLLING_DELAY = "200ms"
 
+# Of the replay, too.
+SESSION: dict[str, Any] = {
+    "spark.sql.session.timeZone": "UTC",
+    # What can be concluded of the rules of a message is nothing, and takes the planner ten seconds a batch.
+    "spark.sql.constraintPropagation.enabled": "false",
+}
+
 # Offsets by topic and partition.
 Offsets = dict[tuple[str, int], int]
 # How many rows of a batch became what.
@@ -413,10 +420,8 @@ def main() -> None:
         spark = (
             SparkSession.builder.appName("crypto-stream")
             .config("spark.sql.streaming.pollingDelay", POLLING_DELAY)
-            .config("spark.sql.session.timeZone", "UTC")
             .config("spark.scheduler.mode", "FAIR")
-            # What can be concluded of the rules of a message is nothing, and takes the planner ten seconds a batch.
-            .config("spark.sql.constraintPropagation.enabled", "false")
+            .config(map=SESSION)
             .getOrCreate()
         )
         ends = Ends(settings)

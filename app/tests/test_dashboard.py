@@ -383,7 +383,7 @@ candles = strategies.lists(
 def test_any_candles_can_be_drawn(found: list[Candle], log: bool, utc: bool) -> None:
     frame = charts.candle_frame(found)
     assert list(frame["close"]) == [candle.close for candle in found]
-    prices, volumes = charts.candle_charts(found, 60, log=log, utc=utc)
+    prices, volumes = charts.candle_charts(found, 60, (0, 2**41), log=log, utc=utc)
     assert prices.to_dict()["layer"]
     assert volumes.to_dict()["mark"]
 
@@ -391,7 +391,7 @@ def test_any_candles_can_be_drawn(found: list[Candle], log: bool, utc: bool) -> 
 def test_a_zero_has_no_logarithm() -> None:
     def scale(*lows: float) -> str:
         found = [Candle(number, 1.0, 2.0, low, 1.0, 1, None) for number, low in enumerate(lows)]
-        return str(charts.candle_charts(found, 60, log=True, utc=True)[0].to_dict())
+        return str(charts.candle_charts(found, 60, (0, 9), log=True, utc=True)[0].to_dict())
 
     assert "'type': 'log'" in scale(1.0, 2.0)
     assert "'type': 'log'" not in scale(0.0, 2.0)

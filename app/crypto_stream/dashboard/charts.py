@@ -25,15 +25,16 @@ def candle_frame(candles: list[Candle]) -> pd.DataFrame:
     )
 
 
-def candle_charts(candles: list[Candle], seconds: int, *, log: bool, utc: bool) -> tuple[alt.LayerChart, alt.Chart]:
-    """The candles, and the 24 h volume to stand below them. Each is as wide as its time, so where none was computed
-    there is a gap.
+def candle_charts(
+    candles: list[Candle], seconds: int, span: tuple[int, int], *, log: bool, utc: bool
+) -> tuple[alt.LayerChart, alt.Chart]:
+    """The candles of `seconds` each, and the 24 h volume to stand below them, from one time to another (`span`, epoch
+    milliseconds). Each is as wide as its time, so where none was computed there is a gap.
     """
     frame = candle_frame(candles)
     frame["end"] = frame["time"] + pd.to_timedelta(seconds * 0.8, unit="s")
     frame["middle"] = frame["time"] + pd.to_timedelta(seconds * 0.4, unit="s")
-    ends = [frame["time"].min(), frame["time"].max() + pd.to_timedelta(seconds, unit="s")]
-    clock = alt.Scale(type="utc" if utc else "time", domain=[int(end.timestamp() * 1000) for end in ends])
+    clock = alt.Scale(type="utc" if utc else "time", domain=list(span))
     # A logarithm has no zero.
     is_log = log and bool((frame["low"] > 0).all())
     scale = alt.Scale(type="log", nice=False) if is_log else alt.Scale(zero=False, nice=True)
@@ -51,13 +52,13 @@ def candle_charts(candles: list[Candle], seconds: int, *, log: bool, utc: bool) 
         alt.Tooltip("volume:Q", title="24 h volume", format="$.3~s"),
     ]
     base = alt.Chart(frame).encode(tooltip=hint)
-    wicks = base.mark_rule().encode(
+    wicks = base.mark_rule(clip=True).encode(
         x=alt.X("middle:T", axis=time, scale=clock),
         y=alt.Y("low:Q", scale=scale, axis=dollars),
         y2="high:Q",
         color=colour,
     )
-    bodies = base.mark_bar().encode(
+    bodies = base.mark_bar(clip=True).encode(
         x=alt.X("time:T", axis=time, scale=clock),
         x2="end:T",
         y=alt.Y("open:Q", scale=scale, axis=dollars),
@@ -65,7 +66,7 @@ def candle_charts(candles: list[Candle], seconds: int, *, log: bool, utc: bool) 
         color=colour,
     )
     volume: alt.Chart = (
-        base.mark_bar(color="#8a8f98", opacity=0.6)
+        base.mark_bar(color="#8a8f98", opacity=0.6, clip=True)
         .encode(
             x=alt.X("time:T", axis=time, scale=clock),
             x2="end:T",

@@ -90,7 +90,10 @@ def show_chart(row: LatestPrice) -> None:
     if not candles:
         st.info(f"No candles of {formats.plain(row.name)} in this range yet.")
         return
-    prices, volumes = charts.candle_charts(candles, chosen.candle_seconds, log=log, utc=utc)
+    # Up to the end of the candle that forms.
+    until = candles[-1].start_ts + chosen.candle_seconds * 1000
+    span = (until - chosen.seconds * 1000, until)
+    prices, volumes = charts.candle_charts(candles, chosen.candle_seconds, span, log=log, utc=utc)
     st.altair_chart(prices, width="stretch")
     st.caption("Volume of the 24 hours before, as CoinLore told it")
     st.altair_chart(volumes, width="stretch")
