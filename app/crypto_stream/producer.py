@@ -123,14 +123,13 @@ class Delivery:
         acknowledged, failures = self._settle()
         complaint = complaint or next(iter(failures), None)
         for ts in sorted({ts for ts, _ in acknowledged}):
-            self._log.info(
-                "page_acknowledged",
-                ts=ts,
-                messages=acknowledged[ts, self._topics.prices],
-                rejected=acknowledged[ts, self._topics.rejected],
-                market=acknowledged[ts, self._topics.market],
-                pending=len(self._outbox),
-            )
+            messages, rejected = acknowledged[ts, self._topics.prices], acknowledged[ts, self._topics.rejected]
+            if messages or rejected:
+                self._log.info(
+                    "page_acknowledged", ts=ts, messages=messages, rejected=rejected, pending=len(self._outbox)
+                )
+            if acknowledged[ts, self._topics.market]:
+                self._log.info("market_acknowledged", ts=ts)
         if complaint is not None:
             self._log.warning(
                 "delivery_failed", reason=complaint, failed=sum(failures.values()), pending=len(self._outbox)

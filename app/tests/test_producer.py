@@ -418,7 +418,7 @@ def test_the_service_polls_delivers_and_stops(simulator: Server, tmp_path: Path,
     assert len({message.ts for message in messages}) == 2  # one of each page
     assert kafka.closed
     assert sum(line["messages"] for line in named(lines, "page_acknowledged")) == 120
-    assert sum(line["market"] for line in named(lines, "page_acknowledged")) == 1
+    assert [line["ts"] for line in named(lines, "market_acknowledged")] == [market.ts]
     found = figures(kafka.service)
     assert found["crypto_producer_last_poll{ok}"] == 1
     assert found["crypto_producer_last_poll_coins"] == 120
