@@ -150,10 +150,12 @@ class Writer:
         # A candle has no message of its own, but the moment at which it was computed.
         came = F.unix_millis("timestamp" if "timestamp" in rows.columns else "processing_time")
         counted = rows.observe(seen, F.count("*").alias("rows"), F.max(came).alias("newest"))
+        began = time.time_ns() // 1_000_000
         sinks.append(counted, table, self._settings)
         found = seen.get
-        if table is self.query.table and found["newest"] is not None:
-            self.newest_ts = found["newest"]
+        if table is self.query.table:
+            # A batch without a row (of messages that are none, say) has seen all until it began.
+            self.newest_ts = found["newest"] or began
         return {"written": found["rows"]}
 
     def _write_carefully(self, rows: DataFrame, table: Table) -> Rows:

@@ -266,9 +266,11 @@ def test_a_batch_is_one_write_into_the_querys_table(written: list[str], lines: L
     assert found["crypto_job_batches_total{prices}"] == 1
 
 
-def test_an_empty_batch_is_no_news(written: list[str], lines: LogLines) -> None:
-    writer()(FakeFrame(0, None), 7)  # type: ignore[arg-type]
+def test_an_empty_batch_is_no_news_but_is_up_to_date(written: list[str], lines: LogLines) -> None:
+    write = writer()
+    write(FakeFrame(0, None), 7)  # type: ignore[arg-type]
     assert lines == []
+    assert write.newest_ts == pytest.approx(time.time() * 1000, abs=60_000)
 
 
 def test_what_came_too_late_is_set_aside_with_the_next_batch(
