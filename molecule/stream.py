@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from datetime import timezone
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -74,7 +75,7 @@ class Message:
         except (ValueError, TypeError, KeyError):
             return f"no price, in partition {self.position[0]} at offset", self.position[1]
 
-    @property
+    @cached_property
     def fields(self) -> dict[str, Any]:
         """What it says; for one that has not been set aside."""
         return json.loads(self.value or b"")
@@ -195,29 +196,32 @@ class Stream:
         More comes while it looks: what was in the topics before must be in the tables, and nothing that is not in the
         topics afterwards.
         """
+        before = {topic: self.messages(topic) for topic in (TOPIC, MARKET, REJECTED)}
         deadline = time.monotonic() + limit
-        while wrong := self._differences():
+        while wrong := self._differences(before):
             if time.monotonic() > deadline:
                 raise TablesError("\n".join(wrong[:20]))
             time.sleep(1)
 
-    def _differences(self) -> list[str]:
-        before, before_market = self._good(TOPIC), self._good(MARKET)
-        rejected = {message.position for message in self.messages(REJECTED)}
-        late = self.late()
+    def _differences(self, before: dict[str, list[Message]]) -> list[str]:
         board, candles = self.board(), self.candles()
         market = {row.ts: row for row in self.cql("SELECT * FROM crypto.market_global")}
-        after, after_market = self._good(TOPIC), self._good(MARKET)
+        set_aside = self._set_aside(REJECTED)
+        late, dead, dead_market = self.late(), self.dead_letters(), self.dead_letters(MARKET)
+        first, last = ([one for one in some if one.position not in dead] for some in (before[TOPIC], self.messages()))
+        told, known = (
+            [one for one in some if one.position not in dead_market] for some in (before[MARKET], self.messages(MARKET))
+        )
         return [
-            *wrong_board(board, before, after),
-            *wrong_candles(candles, samples(before, late), samples(after, late), samples(after, {})),
-            *wrong_market(market, before_market, after_market),
-            *(f"rejected at {at}: not in dead_letters" for at in rejected - self.dead_letters(REJECTED).keys()),
+            *wrong_board(board, first, last),
+            *wrong_candles(candles, samples(first, late), samples(last, late), samples(last, {})),
+            *wrong_market(market, told, known),
+            *(
+                f"rejected at {one.position}: not set aside"
+                for one in before[REJECTED]
+                if one.position not in set_aside
+            ),
         ]
-
-    def _good(self, topic: str) -> list[Message]:
-        dead = self.dead_letters(topic)
-        return [message for message in self.messages(topic) if message.position not in dead]
 
     def newest(self, coin: str = COIN) -> Any:
         """The newest row of a coin, or None."""
