@@ -7,6 +7,7 @@ import json
 import logging
 import time
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timezone
 from functools import cached_property
@@ -134,21 +135,27 @@ class Stream:
         """A consumer through the published port."""
         return KafkaConsumer(bootstrap_servers=[f"127.0.0.1:{port('KAFKA_PORT', 9092)}"], enable_auto_commit=False)
 
-    def messages(self, topic: str = TOPIC) -> list[Message]:
-        """All that is in a topic now."""
+    def messages(self, topic: str = TOPIC, known: Iterable[Message] = ()) -> list[Message]:
+        """All that is in a topic now; what is known already is not read again."""
+        known = list(known)
+        begin: dict[int, int] = {}
+        for message in known:
+            partition, offset = message.position
+            begin[partition] = max(begin.get(partition, 0), offset + 1)
         consumer = self.kafka()
         try:
             partitions = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic)]
             consumer.assign(partitions)
-            consumer.seek_to_beginning(*partitions)
+            for partition in partitions:
+                if partition.partition in begin:
+                    consumer.seek(partition, begin[partition.partition])
+                else:
+                    consumer.seek_to_beginning(partition)
             ends = consumer.end_offsets(partitions)
-            found: list[Message] = []
             while any(consumer.position(partition) < ends[partition] for partition in partitions):
                 for records in consumer.poll(timeout_ms=1000).values():
-                    found += [
-                        Message((record.partition, record.offset), record.value, record.timestamp) for record in records
-                    ]
-            return found
+                    known += [Message((one.partition, one.offset), one.value, one.timestamp) for one in records]
+            return known
         finally:
             consumer.close()
 
@@ -190,13 +197,13 @@ class Stream:
         """The table of latest prices by coin."""
         return {row.id: row for row in self.cql("SELECT * FROM crypto.latest_prices")}
 
-    def compare_tables(self, limit: float = 120) -> None:
+    def compare_tables(self, limit: float, prices: list[Message]) -> None:
         """Compare what plain Python makes of the topics with the tables; raises TablesError when they go on to differ.
 
         More comes while it looks: what was in the topics before must be in the tables, and nothing that is not in the
         topics afterwards.
         """
-        before = {topic: self.messages(topic) for topic in (TOPIC, MARKET, REJECTED)}
+        before = {TOPIC: prices} | {topic: self.messages(topic) for topic in (MARKET, REJECTED)}
         deadline = time.monotonic() + limit
         while wrong := self._differences(before):
             if time.monotonic() > deadline:
@@ -208,9 +215,12 @@ class Stream:
         market = {row.ts: row for row in self.cql("SELECT * FROM crypto.market_global")}
         set_aside = self._set_aside(REJECTED)
         late, dead, dead_market = self.late(), self.dead_letters(), self.dead_letters(MARKET)
-        first, last = ([one for one in some if one.position not in dead] for some in (before[TOPIC], self.messages()))
+        prices, states = before[TOPIC], before[MARKET]
+        first, last = (
+            [one for one in some if one.position not in dead] for some in (prices, self.messages(TOPIC, prices))
+        )
         told, known = (
-            [one for one in some if one.position not in dead_market] for some in (before[MARKET], self.messages(MARKET))
+            [one for one in some if one.position not in dead_market] for some in (states, self.messages(MARKET, states))
         )
         return [
             *wrong_board(board, first, last),
@@ -271,10 +281,10 @@ class Stream:
         absent = expected.keys() - rows.keys()
         changed = {key for key, price in expected.items() if key in rows and rows[key] != price}
         # Read again, because rows have arrived since.
-        surplus = rows.keys() - self._prices(self.messages()).keys()
+        surplus = rows.keys() - self._prices(self.messages(TOPIC, messages)).keys()
         if lost or absent or surplus or changed:
             raise MismatchError(lost, absent, surplus, changed)
-        self.compare_tables(limit)
+        self.compare_tables(limit, messages)
         return len(rows)
 
     def _prices(self, messages: list[Message]) -> dict[Key, float | None]:
