@@ -14,7 +14,7 @@ from crypto_stream.dashboard import app as script
 from crypto_stream.dashboard import charts, coin, data, market
 from crypto_stream.dashboard.data import Reader
 from crypto_stream.store import Board, Candle, DeadLetter, LatestPrice, MarketPoint, Store, StoreError
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as strategies
 from streamlit.testing.v1 import AppTest
 
@@ -379,6 +379,7 @@ candles = strategies.lists(
 )
 
 
+@settings(deadline=None, max_examples=50)
 @given(candles, strategies.booleans(), strategies.booleans())
 def test_any_candles_can_be_drawn(found: list[Candle], log: bool, utc: bool) -> None:
     frame = charts.candle_frame(found)
