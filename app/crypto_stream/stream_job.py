@@ -142,7 +142,7 @@ class Writer:
         except Exception as error:
             if self.stopping.is_set():
                 raise
-            self._log.warning(event, batch=batch, reason=_first_line(error))
+            self._log.warning(event, batch=batch, reason=first_line(error))
             return None
 
     def _write(self, rows: DataFrame, table: Table) -> Rows:
@@ -187,7 +187,7 @@ def wait_for(what: str, look: Callable[[], object], logger: BoundLogger) -> None
 
     def report(state: tenacity.RetryCallState) -> None:
         if state.attempt_number == 1:
-            logger.info("waiting", what=what, reason=_first_line(state.outcome.exception() if state.outcome else None))
+            logger.info("waiting", what=what, reason=first_line(state.outcome.exception() if state.outcome else None))
 
     tenacity.Retrying(wait=tenacity.wait_fixed(PAUSE_SECONDS), before_sleep=report)(look)
 
@@ -389,7 +389,7 @@ def todo(reason: str, query: Query, settings: Settings) -> str | None:
     return None
 
 
-def _first_line(error: BaseException | None) -> str:
+def first_line(error: BaseException | None) -> str:
     """What went wrong, in one line; of an error that Java raised, Java's own words about its cause."""
     java: Any = getattr(error, "java_exception", None) or getattr(error, "_origin", None)
     while java is not None and java.getCause() is not None:

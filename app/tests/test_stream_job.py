@@ -499,6 +499,6 @@ def test_what_is_said_of_an_error_of_javas_is_its_cause() -> None:
 
     error = OSError("Exception thrown in awaitResult:")
     error._origin = java("awaitResult", java("Job aborted", java("mkdir failed\nat ...")))  # type: ignore[attr-defined]
-    assert stream_job._first_line(error) == "mkdir failed"
-    assert stream_job._first_line(OSError("plain\nmore")) == "plain"
-    assert stream_job._first_line(OSError()) == "OSError"
+    assert stream_job.first_line(error) == "mkdir failed"
+    assert stream_job.first_line(OSError("plain\nmore")) == "plain"
+    assert stream_job.first_line(OSError()) == "OSError"

@@ -7,6 +7,7 @@ import time
 from datetime import datetime, timezone
 from typing import Any
 
+import oracle
 import pytest
 from sandbox import events, wait_for
 from stream import TOO_LATE, Stream
@@ -102,7 +103,9 @@ def test_a_replay_repairs_what_was_deleted_and_changes_nothing_the_second_time(
     late = {row.value for row in stream.late().values()}
     assert all(("test-late", "1m", json.loads(value)["ts"] // 60_000 * 60_000) in stream.candles() for value in late)
     stream.compare()
-    first = {key: candle for key, candle in stream.candles().items() if key[2] < damage}
+    # Those that are over.
+    first = {key: one for key, one in stream.candles().items() if key[2] + oracle.SECONDS[key[1]] * 1000 < damage}
+    assert first
     rows = stream.rows()
     assert operator.run("crypto-replay --from %s", day).rc == 0
     again = stream.candles()
@@ -125,8 +128,9 @@ def test_a_replay_repairs_what_was_deleted_and_changes_nothing_the_second_time(
 def test_a_replay_of_what_makes_no_sense_is_refused(operator: Host, arguments: str, words: str) -> None:
     run = operator.run(f"crypto-replay {arguments}")
     assert run.rc == 2
-    assert words in run.stderr
-    assert "Traceback" not in run.stderr
+    # Spark hands on both as one.
+    assert words in run.stdout
+    assert "Traceback" not in run.stdout
 
 
 @pytest.mark.disturbs
