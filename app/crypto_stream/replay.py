@@ -232,8 +232,8 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="crypto-replay",
         description="Read the topics again, and repair every table from them. The stream job may go on meanwhile.",
-        epilog="A replay takes whole days of UTC, so that it never begins in the middle of a candle. Exit status: 0 all is"
-        " repaired, 1 something did not answer, 2 the command line or the settings are wrong.",
+        epilog="A replay takes whole days of UTC, so that it never begins in the middle of a candle."
+        " Exit status: 0 all is repaired, 1 something did not answer, 2 what is asked for cannot be had.",
     )
     parser.add_argument("--from", type=moment, required=True, metavar="TIME", dest="since", help="2026-11-26T10:30Z")
     parser.add_argument("--to", type=moment, metavar="TIME", dest="until", help="as above; until now by default")
