@@ -87,7 +87,15 @@ def damage(stream: Stream) -> int:
         "DELETE FROM crypto.candles WHERE id = '90' AND interval = '1m' AND month = %s AND start <= %s", day[:7], over
     )
     stream.cql("DELETE FROM crypto.market_global WHERE month = %s", day[:7])
-    stream.cql("DELETE FROM crypto.dead_letters WHERE topic = 'crypto.prices' AND day = %s", day)
+    # What came too late is known by its letter alone.
+    (partition, offset), letter = next(iter(stream.dead_letters().items()))
+    stream.cql(
+        "DELETE FROM crypto.dead_letters WHERE topic = %s AND day = %s AND partition = %s AND offset = %s",
+        letter.topic,
+        letter.day,
+        partition,
+        offset,
+    )
     return start
 
 
