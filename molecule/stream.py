@@ -197,13 +197,14 @@ class Stream:
         """The table of latest prices by coin."""
         return {row.id: row for row in self.cql("SELECT * FROM crypto.latest_prices")}
 
-    def compare_tables(self, limit: float, prices: list[Message]) -> None:
-        """Compare what plain Python makes of the topics with the tables; raises TablesError when they go on to differ.
+    def compare_every_table(self, limit: float = 180) -> None:
+        """`compare`, and the other tables with what plain Python makes of the topics; raises TablesError too.
 
         More comes while it looks: what was in the topics before must be in the tables, and nothing that is not in the
         topics afterwards.
         """
-        before = {TOPIC: prices} | {topic: self.messages(topic) for topic in (MARKET, REJECTED)}
+        self.compare(limit)
+        before = {topic: self.messages(topic) for topic in (TOPIC, MARKET, REJECTED)}
         deadline = time.monotonic() + limit
         while wrong := self._differences(before):
             if time.monotonic() > deadline:
@@ -284,7 +285,6 @@ class Stream:
         surplus = rows.keys() - self._prices(self.messages(TOPIC, messages)).keys()
         if lost or absent or surplus or changed:
             raise MismatchError(lost, absent, surplus, changed)
-        self.compare_tables(limit, messages)
         return len(rows)
 
     def _prices(self, messages: list[Message]) -> dict[Key, float | None]:
