@@ -11,7 +11,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
@@ -169,6 +169,8 @@ class Rejected:
 
 
 AnyAnswer = TypeVar("AnyAnswer", Ticker, World)
+Key = TypeVar("Key")
+Answer = TypeVar("Answer")
 
 
 @dataclass
@@ -291,19 +293,13 @@ class CoinLore:
         A page that cannot be had costs only its own coins; after two of them in a row the rest is given up.
         """
         seen: set[str] = set()
-        failed_in_a_row = 0
-        for start in range(0, coins, PAGE_SIZE):
+        for start, answer in self._each((start, self._tickers, (start, coins)) for start in range(0, coins, PAGE_SIZE)):
             limit = min(PAGE_SIZE, coins - start)
             name = f"coins {start + 1} to {start + limit}"
-            try:
-                payloads, known, market_time = self._retrying(self._tickers, start, limit)
-            except CoinLoreError as error:
-                yield Page(self._now(), error=f"{name}: {error}")
-                failed_in_a_row += 1
-                if failed_in_a_row == FAILED_PAGES_IN_A_ROW:
-                    return
+            if isinstance(answer, CoinLoreError):
+                yield Page(self._now(), error=f"{name}: {answer}")
                 continue
-            failed_in_a_row = 0
+            payloads, known, market_time = answer
             # Of two numbers that contradict each other, the tickers that came are the better one.
             short = len(payloads) < limit
             is_last = start + len(payloads) >= known if short else start + len(payloads) == known
@@ -323,22 +319,33 @@ class CoinLore:
         A page that cannot be had costs only its own coins; after two of them in a row the rest is given up.
         """
         seen: set[str] = set()
-        failed_in_a_row = 0
-        for start in range(0, len(coins), PAGE_SIZE):
-            wanted = coins[start : start + PAGE_SIZE]
-            try:
-                payloads = self._retrying(self._list, "/ticker/", {"id": ",".join(wanted)})
-            except CoinLoreError as error:
-                yield Page(self._now(), error=f"coins {', '.join(wanted)}: {error}")
-                failed_in_a_row += 1
-                if failed_in_a_row == FAILED_PAGES_IN_A_ROW:
-                    return
+        pages = [coins[start : start + PAGE_SIZE] for start in range(0, len(coins), PAGE_SIZE)]
+        for wanted, answer in self._each((page, self._list, ("/ticker/", {"id": ",".join(page)})) for page in pages):
+            if isinstance(answer, CoinLoreError):
+                yield Page(self._now(), error=f"coins {', '.join(wanted)}: {answer}")
                 continue
-            failed_in_a_row = 0
-            page = _sort_out(payloads[:PAGE_SIZE], seen, self._now())
-            if missing := [coin for coin in wanted if coin not in seen]:
+            page = _sort_out(answer[:PAGE_SIZE], seen, self._now())
+            told = {str(payload["id"]) for payload in answer if isinstance(payload, dict) and "id" in payload}
+            if missing := [coin for coin in wanted if coin not in told]:
                 page.error = f"coins {', '.join(missing)}: the API does not know them"
             yield page
+
+    def _each(
+        self, requests: Iterable[tuple[Key, Callable[..., Answer], tuple[Any, ...]]]
+    ) -> Iterator[tuple[Key, Answer | CoinLoreError]]:
+        """What each request brings, by its key, until too many in a row have failed."""
+        failed_in_a_row = 0
+        for key, request, arguments in requests:
+            answer: Answer | CoinLoreError
+            try:
+                answer = self._retrying(request, *arguments)
+                failed_in_a_row = 0
+            except CoinLoreError as error:
+                answer = error
+                failed_in_a_row += 1
+            yield key, answer
+            if failed_in_a_row == FAILED_PAGES_IN_A_ROW:
+                return
 
     def world(self) -> World | Rejected:
         """The market as a whole. Raises `CoinLoreError` when it cannot be had."""
@@ -351,8 +358,9 @@ class CoinLore:
             raise TransientError("the answer is no list")
         return answer
 
-    def _tickers(self, start: int, limit: int) -> Tickers:
-        """One page."""
+    def _tickers(self, start: int, coins: int) -> Tickers:
+        """The page that begins there, of so many coins that are wanted in all."""
+        limit = min(PAGE_SIZE, coins - start)
         answer = self._get("/tickers/", {"start": str(start), "limit": str(limit)})
         data = answer.get("data") if isinstance(answer, dict) else None
         if not isinstance(data, list):

@@ -529,6 +529,13 @@ def test_coins_by_their_ids(simulator: Server) -> None:
     assert len(many) == 3
 
 
+def test_a_coin_whose_ticker_is_rejected_is_known_to_the_api() -> None:
+    handler, _ = answers(httpx.Response(200, json=[ticker(id="90", price_usd="n/a")]))
+    with client(handler) as api:
+        (page,) = api.these(["90"])
+    assert (len(page.rejected), page.error) == (1, "")
+
+
 def test_ids_whose_page_fails_are_named_and_two_in_a_row_are_enough() -> None:
     handler, requests = answers(httpx.Response(404))
     with client(handler, request_interval_seconds=0) as api:
