@@ -27,8 +27,8 @@ from crypto_stream.config import Settings
 from crypto_stream.messages import CLOCK_TOLERANCE_MS, MIN_TS
 from crypto_stream.queries import Query, queries
 from crypto_stream.stream_job import SESSION, first_line, kafka_options
-from crypto_stream.tables import CANDLES, DEAD_LETTERS
-from crypto_stream.transforms import BORN_AT, DAY_MS, WRITTEN_AT
+from crypto_stream.tables import CANDLES, DAY_MS, DEAD_LETTERS
+from crypto_stream.transforms import BORN_AT, WRITTEN_AT
 
 STATUS_FAILED, STATUS_USAGE = 1, 2
 # How many messages one of Spark's tasks reads: the steps in which progress is seen.

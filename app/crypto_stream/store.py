@@ -17,7 +17,7 @@ from typing import Any
 
 from crypto_stream.config import Cassandra
 from crypto_stream.messages import MAX_TS, MIN_TS, printable
-from crypto_stream.tables import BOARD, CANDLES, DEAD_LETTERS, LATEST_PRICES, MARKET_GLOBAL, PRICES
+from crypto_stream.tables import BOARD, CANDLES, DAY_MS, DEAD_LETTERS, LATEST_PRICES, MARKET_GLOBAL, PRICES
 
 CONNECT_SECONDS = 5.0
 # The driver looks for a lost node again after 1, 2, 4 seconds, and then this often, for ever.
@@ -226,7 +226,7 @@ class Store:
             " WHERE month = ? AND ts <= ? LIMIT 1"
         )
         limit = now_ts + int(AHEAD_SECONDS * 1000)
-        for month in reversed(months(now_ts - 86_400_000, now_ts)):
+        for month in reversed(months(now_ts - DAY_MS, now_ts)):
             for row in self._execute(query, (month, limit)):
                 values = {name: _finite(getattr(row, name)) for name in _MARKET_COLUMNS}
                 if _is_price(values["total_mcap_usd"]) and _is_price(values["total_volume_usd"]):
@@ -239,7 +239,7 @@ class Store:
             f"SELECT topic, partition, offset, value, reason, processing_time FROM {{keyspace}}.{DEAD_LETTERS.name}"  # noqa: S608
             " WHERE topic = ? AND day = ? ORDER BY partition DESC, offset DESC LIMIT ?"
         )
-        days = [_time(now_ts - ago).date() for ago in (0, 86_400_000)]
+        days = [_time(now_ts - ago).date() for ago in (0, DAY_MS)]
         found = self._execute_all(query, [(topic, day, limit) for topic in topics for day in days])
         letters = [
             DeadLetter(

@@ -10,7 +10,10 @@ from dataclasses import dataclass
 
 from crypto_stream.config import Retention
 
-SECONDS_A_DAY = 86_400
+DAY_SECONDS = 86_400
+DAY_MS = DAY_SECONDS * 1000
+# Seconds of a candle, by the name that its rows have.
+INTERVALS = {"1m": 60, "15m": 900, "1h": 3600, "1d": DAY_SECONDS}
 # How many files a table of one window after the other shall come to, about; Cassandra's own advice is some dozens.
 WINDOWS = 30
 LEVELED = "org.apache.cassandra.db.compaction.LeveledCompactionStrategy"
@@ -35,13 +38,13 @@ class Table:
 
     def seconds(self, retention: Retention) -> int:
         """How long a row lives."""
-        return int(getattr(retention, self.keep)) * SECONDS_A_DAY
+        return int(getattr(retention, self.keep)) * DAY_SECONDS
 
     def compaction(self, retention: Retention) -> dict[str, str]:
         """The newest rows are written together, are read together, and go together."""
         if self.current:
             return {"class": LEVELED}
-        days = max(1, self.seconds(retention) // SECONDS_A_DAY // WINDOWS)
+        days = max(1, self.seconds(retention) // DAY_SECONDS // WINDOWS)
         return {"class": TIME_WINDOWS, "compaction_window_unit": "DAYS", "compaction_window_size": str(days)}
 
     def create(self, keyspace: str, retention: Retention) -> str:

@@ -20,14 +20,11 @@ from pyspark.sql.types import DataType, DoubleType, LongType, StringType, Struct
 
 from crypto_stream import messages
 from crypto_stream.messages import MarketMessage, Message, PriceMessage, Rule, mistyped, rules
-from crypto_stream.tables import BOARD
+from crypto_stream.tables import BOARD, DAY_MS, INTERVALS
 
 # Kafka's columns that go with a row, so that it can be set aside when Cassandra refuses it.
 ORIGIN = ("topic", "partition", "offset", "value", "timestamp")
 WRITTEN_AT, BORN_AT = "written_at", "born_at"
-# Seconds of a candle, by its name.
-INTERVALS = {"1m": 60, "15m": 900, "1h": 3600, "1d": 86_400}
-DAY_MS = 86_400_000
 # Spark marks a column by which state is let go with this, and a watermark's delay in milliseconds.
 WATERMARK_DELAY = "spark.watermarkDelayMs"
 CORRUPT = "_corrupt"

@@ -10,25 +10,25 @@ from streamlit.navigation.page import Page
 
 from crypto_stream.dashboard import charts, data, formats, parts
 from crypto_stream.store import LatestPrice, StoreError
+from crypto_stream.tables import DAY_SECONDS, INTERVALS
 
 BITCOIN = "90"
 
 
 @dataclass(frozen=True)
 class Range:
-    """How far back a chart goes, in candles of which length; seconds."""
+    """How far back a chart goes, in seconds, and in candles of which length."""
 
     seconds: int
     interval: str
-    candle_seconds: int
 
 
 RANGES = {
-    "1H": Range(3_600, "1m", 60),
-    "1D": Range(86_400, "15m", 900),
-    "7D": Range(7 * 86_400, "1h", 3_600),
-    "1M": Range(31 * 86_400, "1h", 3_600),
-    "1Y": Range(366 * 86_400, "1d", 86_400),
+    "1H": Range(3_600, "1m"),
+    "1D": Range(DAY_SECONDS, "15m"),
+    "7D": Range(7 * DAY_SECONDS, "1h"),
+    "1M": Range(31 * DAY_SECONDS, "1h"),
+    "1Y": Range(366 * DAY_SECONDS, "1d"),
 }
 
 
@@ -58,7 +58,7 @@ def show_figures(row: LatestPrice) -> None:
     price, low, high, volume, cap = st.columns(5)
     price.metric("Price", formats.price(row.price_usd), _delta(row.percent_change_24h))
     try:
-        today = data.candles(row.id, "1d", 86_400)
+        today = data.candles(row.id, "1d", DAY_SECONDS)
     except StoreError:
         today = []
     low.metric("Low, today (UTC)", formats.price(today[-1].low if today else None))
@@ -91,9 +91,10 @@ def show_chart(row: LatestPrice) -> None:
         st.info(f"No candles of {formats.plain(row.name)} in this range yet.")
         return
     # Up to the end of the candle that forms.
-    until = candles[-1].start_ts + chosen.candle_seconds * 1000
+    length = INTERVALS[chosen.interval]
+    until = candles[-1].start_ts + length * 1000
     span = (until - chosen.seconds * 1000, until)
-    prices, volumes = charts.candle_charts(candles, chosen.candle_seconds, span, log=log, utc=utc)
+    prices, volumes = charts.candle_charts(candles, length, span, log=log, utc=utc)
     st.altair_chart(prices, width="stretch")
     st.caption("Volume of the 24 hours before, as CoinLore told it")
     st.altair_chart(volumes, width="stretch")

@@ -14,12 +14,13 @@ from crypto_stream.check import Api, Report
 from crypto_stream.config import Settings
 from crypto_stream.metrics import DashboardMetrics
 from crypto_stream.store import Board, Candle, DeadLetter, MarketPoint, Store, StoreError
+from crypto_stream.tables import DAY_MS
 
 # How long what changes slowly is shown before it is read again, in seconds.
 SPARK_SECONDS = 60
 CANDLE_SECONDS = 5
 CHECK_SECONDS = 10
-WEEK_MS = 7 * 86_400_000
+WEEK_MS = 7 * DAY_MS
 KEPT = 500
 
 
