@@ -10,7 +10,7 @@ import dataclasses
 import sys
 import time
 from collections.abc import Callable
-from datetime import timezone
+from datetime import datetime, timezone
 from typing import Any
 
 import tenacity
@@ -163,8 +163,10 @@ def _copy(session: Any, source: str, target: Table, settings: Settings) -> int:
     count = 0
     for row in session.execute(f"SELECT * FROM {keyspace}.{source}"):  # noqa: S608 - plain names
         values = row._asdict()
-        values["day"] = row.processing_time.date()
-        age = time.time() - row.processing_time.replace(tzinfo=timezone.utc).timestamp()
+        # The driver's times are UTC without saying so; a row that has none is of somebody else, and of now.
+        processed = (row.processing_time or datetime.now(timezone.utc)).replace(tzinfo=timezone.utc)
+        values["day"] = processed.date()
+        age = time.time() - processed.timestamp()
         left = int(target.seconds(settings.retention) - age)
         if left > 0:
             written_at = int((time.time() - age) * 1_000_000)
