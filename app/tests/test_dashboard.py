@@ -191,6 +191,14 @@ def test_dust_is_no_mover() -> None:
     assert [row.percent_change_24h for row in losses] == [-9, -8, -7, -6, -5]
 
 
+def test_an_id_that_somebody_made_up_is_no_markup(fake: FakeStore, reader: Reader) -> None:
+    fake.fill()
+    odd = LatestPrice("1) :red[x", "Odd", 1.0, fake.found.rows[0].ts, volume24_usd=2e6, percent_change_24h=90.0)
+    fake.found = Board([*fake.found.rows, odd])
+    text = " ".join(element.value for element in run(market_page, reader).markdown)
+    assert "[Odd](/coin?coin=1%29%20%3Ared%5Bx) " in text
+
+
 def test_coins_that_left_are_counted(fake: FakeStore, reader: Reader) -> None:
     fake.fill()
     fake.found = Board(fake.found.rows, left=[LatestPrice("7", "Gone", 1.0, 5)])

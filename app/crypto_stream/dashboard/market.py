@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from urllib.parse import quote
 
 import pandas as pd
 import streamlit as st
@@ -84,7 +85,6 @@ def show_market(snapshot: Snapshot, rows: list[LatestPrice]) -> None:
     """Figures of the market as a whole, those that are known."""
     market = snapshot.market
     cap, volume, bitcoin, ether, moves = st.columns(5)
-    known = market is not None
     cap.metric(
         "Market cap",
         formats.amount(market.total_mcap_usd) if market else formats.UNKNOWN,
@@ -95,8 +95,8 @@ def show_market(snapshot: Snapshot, rows: list[LatestPrice]) -> None:
         formats.amount(market.total_volume_usd) if market else formats.UNKNOWN,
         formats.change(market.volume_change) if market and market.volume_change is not None else None,
     )
-    bitcoin.metric("Bitcoin's share", formats.share(market.btc_d if known and market else None))
-    ether.metric("Ethereum's share", formats.share(market.eth_d if known and market else None))
+    bitcoin.metric("Bitcoin's share", formats.share(market.btc_d if market else None))
+    ether.metric("Ethereum's share", formats.share(market.eth_d if market else None))
     up = sum(1 for row in rows if (row.percent_change_24h or 0) > 0)
     down = sum(1 for row in rows if (row.percent_change_24h or 0) < 0)
     moves.metric("Rising / falling, 24 h", f"{up:,} / {down:,}")
@@ -108,7 +108,8 @@ def show_movers(rows: list[LatestPrice]) -> None:
     for place, title, some in zip(st.columns(2), ("Largest gains, 24 h", "Largest losses, 24 h"), (gains, losses)):
         place.markdown(f"**{title}**")
         lines = [
-            f"[{formats.plain(row.name)}](/coin?coin={row.id}) {formats.plain(formats.price(row.price_usd))}"
+            f"[{formats.plain(row.name)}](/coin?coin={quote(row.id, safe='')})"
+            f" {formats.plain(formats.price(row.price_usd))}"
             f" :{'green' if (row.percent_change_24h or 0) > 0 else 'red'}[{formats.change(row.percent_change_24h)}]"
             for row in some
         ]
@@ -147,10 +148,10 @@ def show_board(snapshot: Snapshot, rows: list[LatestPrice], now: float) -> None:
         f"{len(chosen):,} of {len(rows):,} coins, {number} of {pages} pages. Click a row's box to open the coin."
         + (f" {len(snapshot.board.left):,} have left the ranking." if snapshot.board and snapshot.board.left else "")
     )
-    st.download_button("Download as CSV", csv(rows), "market.csv", "text/csv", on_click="ignore")
+    # Made when somebody asks for it.
+    st.download_button("Download as CSV", lambda: csv(rows), "market.csv", "text/csv", on_click="ignore")
 
 
-@st.cache_data(ttl=30, max_entries=3, show_spinner=False)
 def csv(rows: list[LatestPrice]) -> bytes:
     """The board as it is, all coins."""
     text: str = pd.DataFrame(rows).to_csv(index=False)
