@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 
 from crypto_stream import config, metrics
 from crypto_stream.config import Settings
-from crypto_stream.messages import MessageError, parse, printable
+from crypto_stream.messages import MessageError, PriceMessage, parse, printable
 from crypto_stream.store import AHEAD_SECONDS
 
 STATUS_OK, STATUS_BROKEN, STATUS_USAGE = 0, 1, 2
@@ -428,7 +428,7 @@ def _facts_of(newest: list[Any], now_ts: int) -> Facts:
     times = []
     for message in newest:
         with contextlib.suppress(MessageError):  # it becomes a dead letter, which is not this hop's matter
-            times.append(parse(message.value).ts)
+            times.append(parse(PriceMessage, message.value).ts)
     ahead = max((ts - now_ts for ts in times), default=0) / 1000
     came = [message.timestamp for message in newest if message.timestamp <= now_ts + AHEAD_SECONDS * 1000]
     return Facts(newest_ts=max(came, default=None), ahead_seconds=ahead)

@@ -180,12 +180,7 @@ def encode(message: Message) -> bytes:
     return message.model_dump_json().encode()
 
 
-def parse(value: bytes | None, appended_ts: int = MAX_TS) -> PriceMessage:
-    """The opposite of `encode` for a price; see `parse_as`."""
-    return parse_as(PriceMessage, value, appended_ts)
-
-
-def parse_as(model: type[AnyMessage], value: bytes | None, appended_ts: int = MAX_TS) -> AnyMessage:
+def parse(model: type[AnyMessage], value: bytes | None, appended_ts: int = MAX_TS) -> AnyMessage:
     """The opposite of `encode`; raises `MessageError` for anything else.
 
     `appended_ts` is the record's own timestamp, epoch milliseconds, which says how late its `ts` may be.

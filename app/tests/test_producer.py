@@ -15,7 +15,7 @@ import structlog
 from crypto_stream import producer
 from crypto_stream.coinlore import CoinLore, CoinLoreError, Page, Rejected, Ticker, World
 from crypto_stream.config import Market, Settings
-from crypto_stream.messages import MarketMessage, Record, parse, parse_as
+from crypto_stream.messages import MarketMessage, PriceMessage, Record, parse
 from crypto_stream.metrics import ProducerMetrics, read
 from crypto_stream.outbox import Outbox
 from crypto_stream.producer import Delivery, Service, Topics, next_beat, open_outbox, to_message, to_records
@@ -308,7 +308,7 @@ def test_a_page_becomes_one_message_a_coin_with_the_id_as_key() -> None:
     )
     first, second, rejected = to_records(page, TOPICS)
     assert (first.topic, first.key, first.ts) == (TOPIC, b"90", TS)
-    assert parse(first.value) == to_message(page.tickers[0], TS)
+    assert parse(PriceMessage, first.value) == to_message(page.tickers[0], TS)
     assert second.key == b"80"
     assert (rejected.topic, rejected.key, rejected.ts) == (REJECTED, None, TS)
     assert json.loads(rejected.value)["reason"] == "price_usd: no number"
@@ -409,8 +409,8 @@ def test_the_service_polls_delivers_and_stops(simulator: Server, tmp_path: Path,
     kafka.service = service(settings(simulator, tmp_path), lambda: kafka)
     before = time.time_ns() // 1_000_000
     run(kafka.service)
-    messages = [parse(value) for topic, value in kafka.stored if topic == TOPIC]
-    (market,) = [parse_as(MarketMessage, value) for topic, value in kafka.stored if topic == MARKET]
+    messages = [parse(PriceMessage, value) for topic, value in kafka.stored if topic == TOPIC]
+    (market,) = [parse(MarketMessage, value) for topic, value in kafka.stored if topic == MARKET]
     assert before <= market.ts <= time.time_ns() // 1_000_000
     assert (market.coins_count, market.total_mcap_usd > 0, 0 < (market.btc_d or 0) < 100) == (250, True, True)
     assert len({message.id for message in messages}) == 120
@@ -459,7 +459,7 @@ def test_coins_may_be_named_and_one_that_is_not_there_is_an_error(
     kafka = StopWhenStored(3)
     kafka.service = service(settings(simulator, tmp_path, coins=["90", "no-such", "80"]), lambda: kafka)
     run(kafka.service)
-    assert [parse(value).id for topic, value in kafka.stored if topic == TOPIC] == ["90", "80"]
+    assert [parse(PriceMessage, value).id for topic, value in kafka.stored if topic == TOPIC] == ["90", "80"]
     assert named(lines, "poll_incomplete")[0]["errors"] == ["coins no-such: the API does not know them"]
 
 
@@ -567,7 +567,7 @@ def test_what_kafka_did_not_take_is_delivered_after_the_next_start(
     kafka.service = service(settings(simulator, tmp_path, coins=100), lambda: kafka)
     assert named(lines, "messages_found")[0]["count"] in (100, 101)
     run(kafka.service)
-    prices = [parse(value) for topic, value in kafka.stored if topic == TOPIC]
+    prices = [parse(PriceMessage, value) for topic, value in kafka.stored if topic == TOPIC]
     assert len({(price.id, price.ts) for price in prices}) == 200
 
 

@@ -6,7 +6,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from crypto_stream import tables, transforms
+from crypto_stream import stream_job, tables, transforms
+from crypto_stream.config import Settings
 from crypto_stream.messages import (
     CLOCK_TOLERANCE_MS,
     MAX_DEAD_LETTER_BYTES,
@@ -21,10 +22,12 @@ from crypto_stream.messages import (
     encode_rejected,
     parse,
 )
+from crypto_stream.queries import queries
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from oracle import Candle, Key, Sample, candles
+from pyspark.errors import StreamingQueryException
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - what everybody calls it
 
@@ -58,7 +61,7 @@ def verdicts(spark: SparkSession, *values: bytes | None) -> list[str | None]:
 def verdict(value: bytes | None) -> str | None:
     """Python's."""
     try:
-        parse(value, TS)
+        parse(PriceMessage, value, TS)
     except MessageError as error:
         return str(error)
     return None
@@ -242,7 +245,7 @@ def test_spark_and_python_find_the_same_verdict_on_any_bytes(spark: SparkSession
     expected = [(value, verdict(value) is None) for value in values]
     assert found == expected
     rows = transforms.prices({"prices": topic(spark, *values)}).collect()
-    parsed = [parse(value, TS) for value in values if verdict(value) is None]
+    parsed = [parse(PriceMessage, value, TS) for value in values if verdict(value) is None]
     assert [(row.id, row.name, row.price_usd, row.ts) for row in rows] == [
         (message.id, message.name, message.price_usd, message.ts) for message in parsed
     ]
@@ -430,3 +433,34 @@ def test_candles_of_a_stream_grow_batch_by_batch_and_what_is_late_is_left_out_an
         assert table == candles(in_time + fifth + sixth)
     finally:
         query.stop()
+
+
+def test_what_spark_says_of_state_of_another_version_is_understood(spark: SparkSession, tmp_path: Path) -> None:
+    """The job tells an operator what to do by Spark's own words."""
+    raw = topic(spark, *as_messages([Sample("90", TS, 1.0, 5.0)]), appended_ts=TS)
+    raw.coalesce(1).write.parquet(str(tmp_path / "topic"))
+    stream = spark.readStream.schema(SCHEMA).parquet(str(tmp_path / "topic"))
+    of_today = transforms.candles({"prices": stream}, 60)
+
+    def run(rows: DataFrame) -> str:
+        query = (
+            rows.writeStream.outputMode("update")
+            .option("checkpointLocation", str(tmp_path / "checkpoint"))
+            .foreachBatch(lambda batch, _: batch.write.format("noop").mode("append").save())
+            .start()
+        )
+        try:
+            query.processAllAvailable()
+        except StreamingQueryException as error:
+            return str(error)
+        finally:
+            query.stop()
+        return ""
+
+    assert run(of_today) == ""
+    raw.withColumn("offset", F.lit(1)).coalesce(1).write.mode("append").parquet(str(tmp_path / "topic"))
+    once = transforms.samples({"prices": stream}).withWatermark("event_time", "60 seconds")
+    other = once.dropDuplicatesWithinWatermark(["id", "ts"]).groupBy("id").agg(F.count("event_time"))
+    said = stream_job.todo(run(other), queries(Settings())[2], Settings())
+    assert said is not None
+    assert "/checkpoints/candles holds is of another version" in said
