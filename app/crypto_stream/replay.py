@@ -166,9 +166,8 @@ def read(spark: SparkSession, topic: str, parts: Parts, settings: Settings) -> D
 def repaired(rows: DataFrame, query: Query, wanted: Span, now: int, settings: Settings) -> DataFrame:
     """Those rows of a query that a replay of `wanted` writes, with their write times; `now` in epoch milliseconds."""
     if query.table is CANDLES:
-        # The stream job is done with a candle when the watermark has passed its end, a minute for its last batch.
-        closed = now - settings.stream_job.candle_lateness_seconds * 1000 - 60_000
-        rows = rows.where(F.col(BORN_AT) <= F.least(F.lit(closed), F.lit(-(-wanted.stop // DAY_MS) * DAY_MS)))
+        last = min(closed_by(now, settings), -(-wanted.stop // DAY_MS) * DAY_MS)
+        rows = rows.where(F.col(BORN_AT) <= last)
         rows = rows.where(F.unix_millis("start") >= wanted.start)
     elif query.table.current:
         # The newest there is, wherever the span ends.
@@ -176,6 +175,13 @@ def repaired(rows: DataFrame, query: Query, wanted: Span, now: int, settings: Se
     elif query.table is not DEAD_LETTERS:
         rows = rows.where((F.col("ts") >= wanted.start) & (F.col("ts") < wanted.stop))
     return rows.withColumn(WRITTEN_AT, F.lit(now * 1000))
+
+
+def closed_by(now: int, settings: Settings) -> int:
+    """By when, in epoch milliseconds, a candle must have ended for the stream job to be done with it: the watermark has
+    passed its end, and a minute is for the last batch.
+    """
+    return now - settings.stream_job.candle_lateness_seconds * 1000 - 60_000
 
 
 @contextmanager
@@ -223,8 +229,10 @@ def replay(spark: SparkSession, wanted: Span, now: int, settings: Settings) -> N
         with progress(spark, query.name):
             sinks.append(rows, query.table, settings)
         print(f"{query.name}: {seen.get['rows']:,} rows in {time.monotonic() - began:.0f} s", flush=True)
-    forming = now - settings.stream_job.candle_lateness_seconds * 1000
-    print(f"Candles that end after {said(forming)} still form; the stream job goes on with them.", flush=True)
+    print(
+        f"Candles that end after {said(closed_by(now, settings))} still form; the stream job goes on with them.",
+        flush=True,
+    )
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:

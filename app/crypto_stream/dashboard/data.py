@@ -103,7 +103,11 @@ def candles(coin: str, interval: str, seconds: int) -> list[Candle]:
 def report() -> Report:
     """What `crypto-check` says on this host. Raises `SettingsError`: it reads those of the other services, too."""
     found = config.load()
-    return check.look(found, Api(found))
+    return check.look(found, _api(found))
+
+
+# One for as long as the settings stay, because it is what keeps the API from being asked too often.
+_api = functools.lru_cache(maxsize=1)(Api)
 
 
 @st.cache_data(ttl=CANDLE_SECONDS, show_spinner=False)
