@@ -157,6 +157,19 @@ def test_a_second_instance(cloud: Cloud) -> None:
     assert rules(cloud) == FROM_OUTSIDE | {("tcp", 0, 65535, "itself")}
 
 
+def test_an_instance_that_was_replaced(cloud: Cloud) -> None:
+    """The other one stays as it is."""
+    before = {each["PrivateIpAddress"]: each for each in cloud.instances()}
+    lost = before[ADDRESSES[1]]["InstanceId"]
+    cloud.api.terminate_instances(InstanceIds=[lost])
+    run = cloud.playbook(ec2_count=2)
+    assert run.returncode == 0, run.stdout
+    after = {each["PrivateIpAddress"]: each for each in cloud.instances()}
+    assert after[ADDRESSES[0]] == before[ADDRESSES[0]]
+    assert after[ADDRESSES[1]]["InstanceId"] != lost
+    assert set(cloud.inventory()["_meta"]["hostvars"]) == {"crypto-stream-1", "crypto-stream-2"}
+
+
 def test_again_changes_nothing(cloud: Cloud) -> None:
     """Nor does it take away a tag that somebody has added."""
     second = next(each["InstanceId"] for each in cloud.instances() if each["PrivateIpAddress"] == ADDRESSES[1])
