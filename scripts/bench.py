@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import json
 import os
-import queue
 import re
 import shutil
 import statistics
@@ -42,10 +41,11 @@ DASHBOARD_PORT = int(os.environ.get("DASHBOARD_PORT", "8501"))
 
 KAFKA_PORT = int(os.environ.get("KAFKA_PORT", "9092"))
 PRICES = "crypto.prices"
-# Messages a second; how many of them are looked for, by how many at a time, and for how long.
+# Messages a second; how many of them are of the coin that is looked for, how often, and for how long.
 RATES = (100, 1000)
+PROBE = "bench-probe"
 PROBES_A_SECOND = 10
-PROBERS = 8
+LOOK_SECONDS = 0.02
 WARM_SECONDS, LATENCY_SECONDS = 20, 60
 BENCH_COINS = 100
 
@@ -156,60 +156,53 @@ def start_to_first_row() -> dict[str, float]:
     return {"start_to_first_row_s": first_row_after(started)}
 
 
-def send(rate: int, seconds: float, probed: queue.Queue[tuple[str, int, int] | None]) -> None:
-    """Send so many prices a second; one in so many is handed on as (coin, ts, Kafka's own time)."""
+def send(rate: int, seconds: float, taken: dict[int, int]) -> None:
+    """Send so many prices a second; for those of one coin, `taken` has Kafka's own time by the price's."""
     producer = KafkaProducer(bootstrap_servers=[f"127.0.0.1:{KAFKA_PORT}"], acks="all", linger_ms=5)
     price = {"schema_version": 1, "name": "Bench", "price_usd": 1.0}
     step = max(1, rate // PROBES_A_SECOND)
     started, sent = time.monotonic(), 0
     while (passed := time.monotonic() - started) < seconds:
         while sent < passed * rate:
-            coin, ts = f"bench-{sent % BENCH_COINS}", time.time_ns() // 1_000_000
+            is_probe = sent % step == 0
+            coin, ts = PROBE if is_probe else f"bench-{sent % BENCH_COINS}", time.time_ns() // 1_000_000
             value = json.dumps(price | {"id": coin, "ts": ts}).encode()
             future = producer.send(PRICES, value=value, key=coin.encode())
-            if sent % step == 0:
-                future.add_callback(lambda record, coin=coin, ts=ts: probed.put((coin, ts, record.timestamp)))
+            if is_probe:
+                future.add_callback(lambda record, ts=ts: taken.update({ts: record.timestamp}))
             sent += 1
         time.sleep(0.005)
-    producer.flush(30)
-    producer.close()
-    for _ in range(PROBERS):
-        probed.put(None)
+    producer.close(30)
 
 
 def latency(rate: int) -> dict[str, float]:
     """How long a row takes, once the stream has got used to the rate."""
     cluster, session = wait_for(connect, "Cassandra's answer")
-    look = session.prepare("SELECT ts FROM crypto.prices WHERE id = ? AND ts = ?")
-    probed: queue.Queue[tuple[str, int, int] | None] = queue.Queue()
-    found: list[tuple[float, float]] = []
-
-    def probe() -> None:
-        while (record := probed.get()) is not None:
-            coin, ts, taken = record
-            while True:
-                asked = time.time()
-                row = session.execute(look, [coin, ts]).one()
-                now = time.time()
-                if row is not None:
-                    break
-                time.sleep(0.01)
-            found.append((now * 1000 - taken, (now - asked) * 1000))
-
-    threads = [threading.Thread(target=probe, daemon=True) for _ in range(PROBERS)]
-    for thread in threads:
-        thread.start()
-    send(rate, WARM_SECONDS + LATENCY_SECONDS, probed)
-    for thread in threads:
-        thread.join(120)
+    look = session.prepare("SELECT ts FROM crypto.prices WHERE id = ? AND ts > ?")
+    taken: dict[int, int] = {}
+    sender = threading.Thread(target=send, args=(rate, WARM_SECONDS + LATENCY_SECONDS, taken))
+    newest = began = time.time_ns() // 1_000_000
+    seen: dict[int, float] = {}
+    looks: list[float] = []
+    sender.start()
+    deadline = time.monotonic() + WARM_SECONDS + LATENCY_SECONDS + 120
+    while (sender.is_alive() or len(seen) < len(taken)) and time.monotonic() < deadline:
+        asked = time.time()
+        rows = [row.ts for row in session.execute(look, [PROBE, newest])]
+        now = time.time()
+        looks.append(now - asked)
+        seen |= dict.fromkeys(rows, now * 1000)
+        newest = max([newest, *rows])
+        time.sleep(LOOK_SECONDS)
     cluster.shutdown()
-    steady = found[len(found) * WARM_SECONDS // (WARM_SECONDS + LATENCY_SECONDS) :]
-    waits = sorted(wait for wait, _ in steady)
+    steady = [ts for ts in taken if ts > began + WARM_SECONDS * 1000]
+    waits = sorted(seen[ts] - taken[ts] for ts in steady if ts in seen)
     return {
         f"latency_p50_ms_{rate}": statistics.median(waits),
         f"latency_p99_ms_{rate}": waits[int(len(waits) * 0.99)],
-        f"probe_ms_{rate}": statistics.median(own for _, own in steady),
-        f"probed_{rate}": len(steady),
+        f"probe_ms_{rate}": 1000 * (statistics.mean(looks) + LOOK_SECONDS / 2),
+        f"probed_{rate}": len(waits),
+        f"not_seen_{rate}": len(steady) - len(waits),
     }
 
 

@@ -41,5 +41,5 @@ def queries(settings: Settings) -> tuple[Query, ...]:
         Query(("prices",), transforms.latest_prices, tables.LATEST_PRICES, 1000),
         Query(("prices",), lambda topics: transforms.candles(topics, lateness), tables.CANDLES, 5000, state=True),
         Query(("market",), transforms.market_global, tables.MARKET_GLOBAL, 2000),
-        Query(("prices", "market", "rejected"), transforms.dead_letters, tables.DEAD_LETTERS, 2000),
+        Query(("prices", "market", "rejected"), transforms.dead_letters, tables.DEAD_LETTERS, 5000),
     )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime, timezone
+from functools import cache
 from itertools import islice
 from typing import Any
 
-from pyspark.sql import DataFrame, Row, SparkSession
+from pyspark.sql import Column, DataFrame, Row, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - what everybody calls it
 
 from crypto_stream import messages, store
@@ -23,9 +24,7 @@ CONCURRENCY = 50
 
 def append(rows: DataFrame, table: Table, settings: Settings) -> None:
     """Write rows by their keys, all of them or, after an error, some; raises what Spark raises."""
-    _living(newest(rows, table), table, settings).select(*table.columns, WRITTEN_AT, TTL).write.format(FORMAT).mode(
-        "append"
-    ).options(
+    living(rows, table, settings).select(*_written(table)).write.format(FORMAT).mode("append").options(
         keyspace=settings.cassandra.keyspace,
         table=table.name,
         writetime=WRITTEN_AT,
@@ -34,20 +33,24 @@ def append(rows: DataFrame, table: Table, settings: Settings) -> None:
     ).save()
 
 
-def _living(rows: DataFrame, table: Table, settings: Settings) -> DataFrame:
-    """Each row with the seconds that it has left; those that have none are gone already."""
+# Expressions are made once: each word to Java takes its time, and batches are many and small.
+@cache
+def _written(table: Table) -> list[Column]:
+    return [F.col(name) for name in (*table.columns, WRITTEN_AT, TTL)]
+
+
+@cache
+def _ttl(most_seconds: int) -> tuple[Column, Column]:
+    """The seconds that a row has left, and whether it has any."""
     age = F.floor((F.unix_millis(F.current_timestamp()) - F.col(BORN_AT)) / 1000)
     # Never longer than the table's rows live: the time of a price may be ahead.
-    left = F.lit(table.seconds(settings.retention)) - F.greatest(age, F.lit(0))
-    return rows.withColumn(TTL, left.cast("int")).where(F.col(TTL) > 0)
+    return (F.lit(most_seconds) - F.greatest(age, F.lit(0))).cast("int"), F.col(TTL) > 0
 
 
-def newest(rows: DataFrame, table: Table) -> DataFrame:
-    """Of a table that holds what is current, nothing that the same batch makes old."""
-    if not table.current:
-        return rows
-    key = [*table.partition_key, *table.clustering_key]
-    return rows.groupBy(*key).agg(F.max_by(F.struct(*rows.columns), WRITTEN_AT).alias("row")).select("row.*")
+def living(rows: DataFrame, table: Table, settings: Settings) -> DataFrame:
+    """Each row with the seconds that it has left; those that have none are gone already."""
+    left, is_alive = _ttl(table.seconds(settings.retention))
+    return rows.withColumn(TTL, left).where(is_alive)
 
 
 def forget_sessions(spark: SparkSession) -> None:
@@ -75,7 +78,7 @@ def append_one_by_one(rows: DataFrame, table: Table, settings: Settings) -> tupl
     """
     session = store.open_session(settings.cassandra)
     try:
-        return _insert(session, _living(newest(rows, table), table, settings).toLocalIterator(), table, settings)
+        return _insert(session, living(rows, table, settings).toLocalIterator(), table, settings)
     finally:
         session.cluster.shutdown()
 

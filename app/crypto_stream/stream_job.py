@@ -21,10 +21,11 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import tenacity
-from pyspark.sql import DataFrame, Observation, SparkSession
+from pyspark.sql import Column, DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F  # noqa: N812 - what everybody calls it
 
 from crypto_stream import config, log, sinks, store, transforms
@@ -32,7 +33,7 @@ from crypto_stream.config import Settings
 from crypto_stream.metrics import JobMetrics
 from crypto_stream.queries import Query, queries
 from crypto_stream.systemd import notify
-from crypto_stream.tables import DEAD_LETTERS, TABLES, Table
+from crypto_stream.tables import CANDLES, DEAD_LETTERS, TABLES, Table
 
 if TYPE_CHECKING:
     from pyspark.sql.streaming.query import StreamingQuery
@@ -51,17 +52,43 @@ MAX_PAUSE_SECONDS = 5.0
 # While there is no data, how often Spark asks Kafka for some. Its own 10 ms would keep a core of a small host busy.
 POLLING_DELAY = "200ms"
 
-# Of the replay, too.
-SESSION: dict[str, Any] = {
+# How queries are planned, a replay's, too.
+PLANNING: dict[str, Any] = {
     "spark.sql.session.timeZone": "UTC",
     # What can be concluded of the rules of a message is nothing, and takes the planner ten seconds a batch.
     "spark.sql.constraintPropagation.enabled": "false",
 }
+# What each of many small batches would pay for.
+SESSION = PLANNING | {
+    "spark.scheduler.mode": "FAIR",
+    "spark.sql.streaming.pollingDelay": POLLING_DELAY,
+    # The usual one starts a process (readlink) for each file of a checkpoint.
+    "spark.sql.streaming.checkpointFileManagerClass": (
+        "org.apache.spark.sql.execution.streaming.FileSystemBasedCheckpointFileManager"
+    ),
+    # A new start goes back by one batch; before each batch the list of those that are kept is looked through.
+    "spark.sql.streaming.minBatchesToRetain": "10",
+    # Nothing that is written is worth another plan while it runs.
+    "spark.sql.adaptive.enabled": "false",
+    # For the web page, each plan is told in words.
+    "spark.sql.ui.explainMode": "simple",
+}
+# Java's classes that a batch names. Each time that Python names one, Java looks for it in every jar.
+CLASSES = ("functions", "PythonUtils", "SparkSession", "SparkSession$", "org.apache.spark.sql.Observation")
 
 # Offsets by topic and partition.
 Offsets = dict[tuple[str, int], int]
 # How many rows of a batch became what.
 Rows = dict[str, int]
+
+
+def keep_classes(spark: SparkSession) -> None:
+    """Let Python remember where Java has its classes."""
+    for path in CLASSES:
+        at: Any = spark._jvm
+        for name in path.split("."):
+            setattr(at, name, getattr(at, name))
+            at = getattr(at, name)
 
 
 def kafka_options(settings: Settings) -> dict[str, str]:
@@ -87,6 +114,27 @@ def read_topics(spark: SparkSession, query: Query, settings: Settings) -> dict[s
         .load()
         for topic in query.topics
     }
+
+
+class Seen(Observation):
+    """What a batch had in it, value by value.
+
+    PySpark's own `get` walks through a map of Java's to its end, which is an exception; to tell which one, it looks for
+    twenty classes in every jar.
+    """
+
+    def value(self, name: str) -> Any:
+        """Waits for the end of the batch's first action."""
+        assert self._jo is not None
+        return self._jo.getAsJava()[name]
+
+
+@cache
+def seen_columns(table: Table) -> tuple[Column, ...]:
+    """How many rows, and when the newest of their messages came; made once, as in `sinks`."""
+    # A candle has no message of its own, but the moment at which it was computed.
+    came = F.unix_millis("processing_time" if table is CANDLES else "timestamp")
+    return F.count("*").alias("rows"), F.max(came).alias("newest")
 
 
 class Writer:
@@ -146,17 +194,13 @@ class Writer:
             return None
 
     def _write(self, rows: DataFrame, table: Table) -> Rows:
-        seen = Observation()
-        # A candle has no message of its own, but the moment at which it was computed.
-        came = F.unix_millis("timestamp" if "timestamp" in rows.columns else "processing_time")
-        counted = rows.observe(seen, F.count("*").alias("rows"), F.max(came).alias("newest"))
+        seen = Seen()
         began = time.time_ns() // 1_000_000
-        sinks.append(counted, table, self._settings)
-        found = seen.get
+        sinks.append(rows.observe(seen, *seen_columns(table)), table, self._settings)
         if table is self.query.table:
             # A batch without a row (of messages that are none, say) has seen all until it began.
-            self.newest_ts = found["newest"] or began
-        return {"written": found["rows"]}
+            self.newest_ts = seen.value("newest") or began
+        return {"written": seen.value("rows")}
 
     def _write_carefully(self, rows: DataFrame, table: Table) -> Rows:
         written, refused = sinks.append_one_by_one(rows, table, self._settings)
@@ -366,6 +410,8 @@ def watch(
 
 
 def _look_for_late_rows(spark: SparkSession, one: Running, settings: Settings) -> None:
+    if one.progress.batch == one.looked_through:
+        return
     for progress in one.streaming.recentProgress:
         if progress["batchId"] > one.looked_through:
             one.looked_through = progress["batchId"]
@@ -420,12 +466,9 @@ def main() -> None:
     spark: SparkSession | None = None
     try:
         spark = (
-            SparkSession.builder.appName("crypto-stream")
-            .config("spark.sql.streaming.pollingDelay", POLLING_DELAY)
-            .config("spark.scheduler.mode", "FAIR")
-            .config(map=SESSION)
-            .getOrCreate()
+            SparkSession.builder.appName("crypto-stream").config(map=SESSION).getOrCreate()
         )
+        keep_classes(spark)
         ends = Ends(settings)
         wait_for("the topics", ends.look, logger)
         first, *others = writers

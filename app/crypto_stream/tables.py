@@ -20,7 +20,8 @@ LEVELED = "org.apache.cassandra.db.compaction.LeveledCompactionStrategy"
 TIME_WINDOWS = "org.apache.cassandra.db.compaction.TimeWindowCompactionStrategy"
 
 
-@dataclass(frozen=True)
+# One is itself and no other.
+@dataclass(frozen=True, eq=False)
 class Table:
     """One table. `columns` are CQL's types by name, `keep` the setting that says how long rows live.
 

@@ -110,15 +110,5 @@ def test_a_refused_row_that_is_no_message_stops_the_batch(session: FakeSession) 
 def test_a_row_lives_no_longer_than_it_would_have_when_it_was_new(spark: SparkSession) -> None:
     now, day = time.time_ns() // 1_000_000, 86_400_000
     rows = spark.createDataFrame([(now,), (now - 10 * day,), (now - 31 * day,), (now + day,)], "born_at long")
-    living = sinks._living(rows, PRICES, Settings(retention={"prices_days": 30})).collect()
+    living = sinks.living(rows, PRICES, Settings(retention={"prices_days": 30})).collect()
     assert [round(row.ttl_seconds / 86_400, 2) for row in living] == [30, 20, 30]
-
-
-def test_of_a_batch_only_the_newest_of_each_coin_goes_on_the_board(spark: SparkSession) -> None:
-    rows = spark.createDataFrame(
-        [("all", "90", 1, 5.0), ("all", "90", 3, None), ("all", "80", 2, 7.0)],
-        "board string, id string, written_at long, price_usd double",
-    )
-    newest = {row.id: (row.written_at, row.price_usd) for row in sinks.newest(rows, LATEST_PRICES).collect()}
-    assert newest == {"90": (3, None), "80": (2, 7.0)}
-    assert sinks.newest(rows, PRICES) is rows

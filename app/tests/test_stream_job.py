@@ -223,12 +223,11 @@ class FakeFrame:
 
     def __init__(self, rows: int, newest: int | None = 1_700_000_000_000) -> None:
         self.found = {"rows": rows, "newest": newest}
-        self.columns = ["timestamp"]
         self.cache = FakeCache("s0")
         self.sparkSession = fake_spark(self.cache)
 
     def observe(self, observation: Any, *_: object) -> FakeFrame:
-        observation.get = self.found
+        observation.value = self.found.get
         return self
 
 
@@ -236,14 +235,10 @@ class FakeFrame:
 def written(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The tables that batches went to."""
     written: list[str] = []
-    monkeypatch.setattr(stream_job, "Observation", SimpleNamespace)
-    monkeypatch.setattr(stream_job, "F", SimpleNamespace(**dict.fromkeys(("count", "max", "unix_millis"), _column)))
+    monkeypatch.setattr(stream_job, "Seen", SimpleNamespace)
+    monkeypatch.setattr(stream_job, "seen_columns", lambda _: ())
     monkeypatch.setattr(sinks, "append", lambda _, table, __: written.append(table.name))
     return written
-
-
-def _column(*_: object) -> Any:
-    return SimpleNamespace(alias=lambda _: None)
 
 
 def writer(metrics: JobMetrics | None = None, query: Query = PRICES) -> Writer:
@@ -470,15 +465,14 @@ def test_rows_are_appended_with_their_own_times(monkeypatch: pytest.MonkeyPatch,
     calls: dict[str, Any] = {}
 
     class Frame:
-        columns = ("a",)
         write = Recorder(calls)
 
         def select(self, *columns: str) -> Frame:
             calls["select"] = columns
             return self
 
-    monkeypatch.setattr(sinks, "_living", lambda rows, *_: rows)
-    monkeypatch.setattr(sinks, "newest", lambda rows, *_: rows)
+    monkeypatch.setattr(sinks, "living", lambda rows, *_: rows)
+    monkeypatch.setattr(sinks, "_written", lambda table: (*table.columns, "written_at", "ttl_seconds"))
     sinks.append(Frame(), table, Settings())  # type: ignore[arg-type]
     assert calls["select"] == (*table.columns, "written_at", "ttl_seconds")
     assert calls["mode"] == ("append",)
