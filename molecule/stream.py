@@ -67,25 +67,24 @@ class Message:
     # Kafka's own time of it, in epoch milliseconds.
     came: int
 
-    @property
+    @cached_property
     def key(self) -> Key:
         """What its row must have as its key."""
         try:
-            price = json.loads(self.value or b"")
-            return str(price["id"]), int(price["ts"])
+            return str(self.fields["id"]), int(self.fields["ts"])
         except (ValueError, TypeError, KeyError):
             return f"no price, in partition {self.position[0]} at offset", self.position[1]
 
     @cached_property
     def fields(self) -> dict[str, Any]:
-        """What it says; for one that has not been set aside."""
+        """What it says. Raises ValueError where it is no JSON."""
         return json.loads(self.value or b"")
 
     @property
     def price(self) -> float | None:
         """None where it is no price."""
         try:
-            return float(json.loads(self.value or b"")["price_usd"])
+            return float(self.fields["price_usd"])
         except (ValueError, TypeError, KeyError):
             return None
 

@@ -8,7 +8,7 @@ What is measured, and against what:
                         every 30 s, which is part of it
   latency_RATE          from the moment at which Kafka took a message to the moment at which its row can be read, at
                         RATE messages a second, in milliseconds: the median and the 99th percentile of what is probed;
-                        probe_ms is what a look itself takes
+                        probe_ms is the share of the looking itself
   memory_mb             resident memory of all processes of the host, the highest of BENCH_SECONDS (600)
                         with the dashboard open in a browser
 """
@@ -30,6 +30,7 @@ from typing import TypeVar
 
 from cassandra import DriverException  # type: ignore[import-untyped]
 from cassandra.cluster import Cluster, NoHostAvailable, Session  # type: ignore[import-untyped]
+from crypto_stream.messages import PriceMessage, encode
 from kafka import KafkaProducer
 from playwright.sync_api import sync_playwright
 
@@ -45,7 +46,7 @@ PRICES = "crypto.prices"
 RATES = (100, 1000)
 PROBE = "bench-probe"
 PROBES_A_SECOND = 10
-LOOK_SECONDS = 0.02
+LOOK_SECONDS = 0.04
 WARM_SECONDS, LATENCY_SECONDS = 20, 60
 BENCH_COINS = 100
 
@@ -159,14 +160,13 @@ def start_to_first_row() -> dict[str, float]:
 def send(rate: int, seconds: float, taken: dict[int, int]) -> None:
     """Send so many prices a second; for those of one coin, `taken` has Kafka's own time by the price's."""
     producer = KafkaProducer(bootstrap_servers=[f"127.0.0.1:{KAFKA_PORT}"], acks="all", linger_ms=5)
-    price = {"schema_version": 1, "name": "Bench", "price_usd": 1.0}
     step = max(1, rate // PROBES_A_SECOND)
     started, sent = time.monotonic(), 0
     while (passed := time.monotonic() - started) < seconds:
         while sent < passed * rate:
             is_probe = sent % step == 0
             coin, ts = PROBE if is_probe else f"bench-{sent % BENCH_COINS}", time.time_ns() // 1_000_000
-            value = json.dumps(price | {"id": coin, "ts": ts}).encode()
+            value = encode(PriceMessage(id=coin, ts=ts, name="Bench", price_usd=1.0))
             future = producer.send(PRICES, value=value, key=coin.encode())
             if is_probe:
                 future.add_callback(lambda record, ts=ts: taken.update({ts: record.timestamp}))

@@ -162,6 +162,24 @@ def mistyped(model: type[Message]) -> str:
     )
 
 
+@functools.cache
+def plain(model: type[Message]) -> str:
+    """The pattern of what `encode` writes: nothing but such an object's values is left to be looked at.
+
+    It says less than it could (a name that begins with a space is not plain), and never yes to what the patterns above
+    would say no to. U+FFFD is what a decoder puts in the place of bytes that are no UTF-8.
+    """
+    other = CONTROL[1:-1] + r'"\\\ufffd'
+    text = rf'"[^{other}{VISIBLE[2:-1]}][^{other}]{{0,{MAX_TEXT_CHARS - 1}}}"'
+    number = r"-?(?:0|[1-9][0-9]{0,17})"
+    kinds = {str: text, int: number, float: number + r"(?:\.[0-9]{1,39})?(?:[eE][+-]?[0-9]{1,3})?"}
+    fields = [
+        f'"{name}":' + (kinds[rule.kind] if rule.required else f"(?:{kinds[rule.kind]}|null)")
+        for name, rule in rules(model).items()
+    ]
+    return rf'^\{{"schema_version":{SCHEMA_VERSION},{",".join(fields)}\}}(?![\s\S])'
+
+
 @dataclass(frozen=True)
 class Record:
     """A message on its way to Kafka; `ts` is when what it tells was fetched, in epoch milliseconds.

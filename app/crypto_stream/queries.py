@@ -38,8 +38,8 @@ def queries(settings: Settings) -> tuple[Query, ...]:
     lateness = settings.stream_job.candle_lateness_seconds
     return (
         Query(("prices",), transforms.prices, tables.PRICES, settings.stream_job.trigger_ms),
-        Query(("prices",), transforms.latest_prices, tables.LATEST_PRICES, 1000),
-        Query(("prices",), lambda topics: transforms.candles(topics, lateness), tables.CANDLES, 5000, state=True),
+        Query(("prices",), transforms.latest_prices, tables.LATEST_PRICES, 2000),
+        Query(("prices",), lambda topics: transforms.candles(topics, lateness), tables.CANDLES, 10_000, state=True),
         Query(("market",), transforms.market_global, tables.MARKET_GLOBAL, 2000),
         Query(("prices", "market", "rejected"), transforms.dead_letters, tables.DEAD_LETTERS, 5000),
     )

@@ -231,9 +231,9 @@ def replay(spark: SparkSession, wanted: Span, now: int, settings: Settings) -> N
         began = time.monotonic()
         raw = {topic: read(spark, topic, parts, settings) for topic in query.topics}
         seen = Observation()
-        rows = repaired(query.rows(raw), query, wanted, now, settings).observe(seen, F.count("*").alias("rows"))
+        rows = sinks.living(repaired(query.rows(raw), query, wanted, now, settings), query.table, settings)
         with progress(spark, query.name):
-            sinks.append(rows, query.table, settings)
+            sinks.append(rows.observe(seen, F.count("*").alias("rows")), query.table, settings)
         print(f"{query.name}: {seen.get['rows']:,} rows in {time.monotonic() - began:.0f} s", flush=True)
     print(
         f"Candles that end after {said(closed_by(now, settings))} still form; the stream job goes on with them.",

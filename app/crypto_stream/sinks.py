@@ -23,8 +23,8 @@ CONCURRENCY = 50
 
 
 def append(rows: DataFrame, table: Table, settings: Settings) -> None:
-    """Write rows by their keys, all of them or, after an error, some; raises what Spark raises."""
-    living(rows, table, settings).select(*_written(table)).write.format(FORMAT).mode("append").options(
+    """Write `living` rows by their keys, all of them or, after an error, some; raises what Spark raises."""
+    rows.select(*_written(table)).write.format(FORMAT).mode("append").options(
         keyspace=settings.cassandra.keyspace,
         table=table.name,
         writetime=WRITTEN_AT,
@@ -33,24 +33,18 @@ def append(rows: DataFrame, table: Table, settings: Settings) -> None:
     ).save()
 
 
-# Expressions are made once: each word to Java takes its time, and batches are many and small.
+# Made once: each word to Java takes its time, and batches are many and small.
 @cache
 def _written(table: Table) -> list[Column]:
     return [F.col(name) for name in (*table.columns, WRITTEN_AT, TTL)]
 
 
-@cache
-def _ttl(most_seconds: int) -> tuple[Column, Column]:
-    """The seconds that a row has left, and whether it has any."""
-    age = F.floor((F.unix_millis(F.current_timestamp()) - F.col(BORN_AT)) / 1000)
-    # Never longer than the table's rows live: the time of a price may be ahead.
-    return (F.lit(most_seconds) - F.greatest(age, F.lit(0))).cast("int"), F.col(TTL) > 0
-
-
 def living(rows: DataFrame, table: Table, settings: Settings) -> DataFrame:
     """Each row with the seconds that it has left; those that have none are gone already."""
-    left, is_alive = _ttl(table.seconds(settings.retention))
-    return rows.withColumn(TTL, left).where(is_alive)
+    age = F.floor((F.unix_millis(F.current_timestamp()) - F.col(BORN_AT)) / 1000)
+    # Never longer than the table's rows live: the time of a price may be ahead.
+    left = F.lit(table.seconds(settings.retention)) - F.greatest(age, F.lit(0))
+    return rows.withColumn(TTL, left.cast("int")).where(F.col(TTL) > 0)
 
 
 def forget_sessions(spark: SparkSession) -> None:
@@ -70,7 +64,7 @@ def forget_sessions(spark: SparkSession) -> None:
 
 
 def append_one_by_one(rows: DataFrame, table: Table, settings: Settings) -> tuple[int, int]:
-    """Write rows one after the other.
+    """Write `living` rows one after the other.
 
     What Cassandra refuses for what it is, so that no repetition helps, becomes a dead letter with Cassandra's reason.
     Returns how many were written and how many refused. Raises what the driver raises when it cannot write at all: no
@@ -78,7 +72,7 @@ def append_one_by_one(rows: DataFrame, table: Table, settings: Settings) -> tupl
     """
     session = store.open_session(settings.cassandra)
     try:
-        return _insert(session, living(rows, table, settings).toLocalIterator(), table, settings)
+        return _insert(session, rows.toLocalIterator(), table, settings)
     finally:
         session.cluster.shutdown()
 

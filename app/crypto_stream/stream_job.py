@@ -66,8 +66,15 @@ SESSION = PLANNING | {
     "spark.sql.streaming.checkpointFileManagerClass": (
         "org.apache.spark.sql.execution.streaming.FileSystemBasedCheckpointFileManager"
     ),
+    # Nor has anybody use of a second file with its checksum, which a read would trip over after a power cut.
+    "spark.hadoop.fs.file.impl": "org.apache.hadoop.fs.RawLocalFileSystem",
+    # Two cores are near to all of the data.
+    "spark.locality.wait": "0",
     # A new start goes back by one batch; before each batch the list of those that are kept is looked through.
     "spark.sql.streaming.minBatchesToRetain": "10",
+    # To write and compile a program for each batch takes longer than to do without for as few rows.
+    "spark.sql.codegen.wholeStage": "false",
+    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
     # Nothing that is written is worth another plan while it runs.
     "spark.sql.adaptive.enabled": "false",
     # For the web page, each plan is told in words.
@@ -125,8 +132,8 @@ class Seen(Observation):
 
     def value(self, name: str) -> Any:
         """Waits for the end of the batch's first action."""
-        assert self._jo is not None
-        return self._jo.getAsJava()[name]
+        java: Any = self._jo
+        return java.getAsJava()[name]
 
 
 @cache
@@ -247,7 +254,7 @@ def start(spark: SparkSession, writer: Writer, settings: Settings) -> Running:
     # Queries take turns, so that a slow or failing one does not hold up the others.
     spark.sparkContext.setLocalProperty("spark.scheduler.pool", query.name)
     streaming = (
-        query.rows(read_topics(spark, query, settings))
+        sinks.living(query.rows(read_topics(spark, query, settings)), query.table, settings)
         .writeStream.queryName(query.name)
         .outputMode("update" if query.state else "append")
         .option("checkpointLocation", checkpoint(query, settings))
@@ -354,7 +361,7 @@ def late_rows(progress: dict[str, Any], spark: SparkSession, query: Query, setti
         .load()
     )
     watermark = F.to_timestamp(F.lit(progress["eventTime"]["watermark"]))
-    return transforms.late_samples({topic: raw}, watermark)
+    return sinks.living(transforms.late_samples({topic: raw}, watermark), DEAD_LETTERS, settings)
 
 
 def watch(
@@ -465,9 +472,7 @@ def main() -> None:
     writers = [Writer(query, settings, metrics, logger) for query in queries(settings)]
     spark: SparkSession | None = None
     try:
-        spark = (
-            SparkSession.builder.appName("crypto-stream").config(map=SESSION).getOrCreate()
-        )
+        spark = SparkSession.builder.appName("crypto-stream").config(map=SESSION).getOrCreate()
         keep_classes(spark)
         ends = Ends(settings)
         wait_for("the topics", ends.look, logger)

@@ -217,7 +217,8 @@ def test_a_replay_repairs_every_table_and_says_so(
         "append",
         lambda rows, table, _: written.update({table.name: len(rows.collect())}),
     )
-    replay.replay(spark, Span(MIDNIGHT, NOW), NOW, Settings())
+    kept = {f"{name}_days": 7300 for name in ("prices", "candles", "dead_letters")}
+    replay.replay(spark, Span(MIDNIGHT, NOW), NOW, Settings(retention=kept))
     assert written == {"prices": 1, "latest_prices": 1, "candles": 3, "market_global": 0, "dead_letters": 1}
     out = capsys.readouterr().out
     assert f"{said(MIDNIGHT)} to {said(NOW)}: 2 messages of crypto.prices" in out

@@ -471,7 +471,6 @@ def test_rows_are_appended_with_their_own_times(monkeypatch: pytest.MonkeyPatch,
             calls["select"] = columns
             return self
 
-    monkeypatch.setattr(sinks, "living", lambda rows, *_: rows)
     monkeypatch.setattr(sinks, "_written", lambda table: (*table.columns, "written_at", "ttl_seconds"))
     sinks.append(Frame(), table, Settings())  # type: ignore[arg-type]
     assert calls["select"] == (*table.columns, "written_at", "ttl_seconds")

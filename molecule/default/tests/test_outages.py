@@ -14,7 +14,10 @@ from testinfra.host import Host
 pytestmark = pytest.mark.disturbs
 
 INTERVAL_SECONDS = 5
-PROCESSES = [*(unit for unit in UNITS if unit != "crypto-schema"), *CHILDREN]
+# Those of one row have nothing to do with one another, and share their minute.
+TOGETHER = [["spark-master", "crypto-simulator", "crypto-dashboard"], ["spark-worker", "crypto-producer"]]
+ALONE = ({*UNITS, *CHILDREN} - {"crypto-schema"}).difference(*TOGETHER)
+PROCESSES = [*TOGETHER, *([name] for name in sorted(ALONE))]
 
 
 @pytest.mark.parametrize("unit", ["kafka", "cassandra"])
@@ -35,12 +38,13 @@ def test_away_for_a_minute(host: Host, stream: Stream, unit: str) -> None:
     assert [properties(host, service, "MainPID", "NRestarts") for service in services] == before
 
 
-@pytest.mark.parametrize("name", PROCESSES)
-def test_killed(host: Host, stream: Stream, name: str) -> None:
-    killed = process(host, name)
-    host.check_output("kill -9 %s", killed)
+@pytest.mark.parametrize("names", PROCESSES, ids="+".join)
+def test_killed(host: Host, stream: Stream, names: list[str]) -> None:
+    killed = {name: process(host, name) for name in names}
+    host.check_output("kill -9 " + " ".join(killed.values()))
     back = time.time()
-    wait_for(lambda: process(host, name) not in ("0", killed), f"{name} again", 240)
+    for name in names:
+        wait_for(lambda name=name: process(host, name) not in ("0", killed[name]), f"{name} again", 240)
     stream.wait_until_all_is_well(back)
     stream.compare()
 
@@ -52,15 +56,15 @@ def test_master_restarted(host: Host, stream: Stream) -> None:
     stream.compare()
 
 
-@pytest.mark.parametrize("name", PROCESSES)
-def test_frozen(host: Host, stream: Stream, name: str) -> None:
-    frozen = process(host, name)
+@pytest.mark.parametrize("names", PROCESSES, ids="+".join)
+def test_frozen(host: Host, stream: Stream, names: list[str]) -> None:
+    frozen = " ".join(process(host, name) for name in names)
     began = time.time()
-    host.check_output("kill -STOP %s", frozen)
+    host.check_output(f"kill -STOP {frozen}")
     try:
-        wait_for(lambda: time.time() > began + 45, f"45 s without {name}", 60)
+        wait_for(lambda: time.time() > began + 45, "45 s without them", 60)
     finally:
-        host.check_output("kill -CONT %s", frozen)
+        host.check_output(f"kill -CONT {frozen}")
     stream.wait_until_all_is_well(time.time())
     stream.compare()
 
