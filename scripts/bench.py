@@ -9,6 +9,11 @@ What is measured, and against what:
   latency_RATE          from the moment at which Kafka took a message to the moment at which its row can be read, at
                         RATE messages a second, in milliseconds: the median and the 99th percentile of what is probed;
                         probe_ms is the share of the looking itself
+  rows_per_s            prices through the job, all of its queries running, from a topic that was filled while it stood
+                        still, best of three; beside it what Spark's connector writes from memory with the same cores
+                        (connector_rows_per_s), and the Python driver in batches of 50 of one coin (driver_rows_per_s);
+                        rows_to_connector is the first as a part of the second
+  candle_delay_s        from the moment at which Kafka took a price to the moment at which it is in its candle
   memory_mb             resident memory of all processes of the host, the highest of BENCH_SECONDS (600)
                         with the dashboard open in a browser
 """
@@ -30,6 +35,8 @@ from typing import TypeVar
 
 from cassandra import DriverException  # type: ignore[import-untyped]
 from cassandra.cluster import Cluster, NoHostAvailable, Session  # type: ignore[import-untyped]
+from cassandra.concurrent import execute_concurrent  # type: ignore[import-untyped]
+from cassandra.query import BatchStatement, BatchType  # type: ignore[import-untyped]
 from crypto_stream.messages import PriceMessage, encode
 from kafka import KafkaProducer
 from playwright.sync_api import sync_playwright
@@ -52,6 +59,31 @@ BENCH_COINS = 100
 
 Found = TypeVar("Found")
 
+BACKLOG = 100_000
+ROUNDS = 3
+BATCH_ROWS = 50
+CANDLES = 8
+
+# The same sink as the job's, fed from memory.
+CONNECTOR = f"""
+import time
+from pyspark.sql import SparkSession, functions as F
+from crypto_stream import config, sinks, stream_job
+from crypto_stream.tables import PRICES
+spark = SparkSession.builder.appName("bench").config(map=stream_job.SESSION).getOrCreate()
+best = 0
+for _ in range(1 + {ROUNDS}):
+    began = time.time()
+    rows = spark.range(0, {BACKLOG}, 1, 4).select(
+        F.concat(F.lit("bench-"), F.col("id") % {BENCH_COINS}).alias("id"), F.lit("Bench").alias("name"),
+        F.lit(1.0).alias("price_usd"), (F.lit(int(began * 1000)) + F.col("id")).alias("ts"),
+        F.current_timestamp().alias("processing_time"), F.lit(int(began * 1e6)).alias("written_at"),
+        F.lit(86400).alias("ttl_seconds"))
+    sinks.append(rows, PRICES, config.load("cassandra"))
+    best = max(best, {BACKLOG} / (time.time() - began))
+print("rows a second:", best)
+"""
+
 # Goals on two cores and 4096 MB.
 GOALS = {
     "up_s": 600,
@@ -60,7 +92,7 @@ GOALS = {
     "recovery_s": 60,
     "latency_p50_ms_1000": 300,
     "latency_p99_ms_1000": 700,
-    "memory_mb": 3400,
+    "memory_mb": 3200,
 }
 
 
@@ -211,6 +243,113 @@ def latencies() -> dict[str, float]:
     return {name: value for rate in RATES for name, value in latency(rate).items()}
 
 
+def backlog(producer: KafkaProducer) -> list[tuple[str, int]]:
+    """Send BACKLOG prices as fast as it goes; returns the key of each coin's last one."""
+    began = time.time_ns() // 1_000_000
+    last = {}
+    for number in range(BACKLOG):
+        coin, ts = f"bench-{number % BENCH_COINS}", began + number // BENCH_COINS
+        producer.send(PRICES, encode(PriceMessage(id=coin, ts=ts, name="Bench", price_usd=1.0)), coin.encode())
+        last[coin] = ts
+    producer.flush(60)
+    return list(last.items())
+
+
+def through_the_job(session: Session) -> float:
+    """Rows a second from Kafka into the table, best of ROUNDS after one to warm up."""
+    look = session.prepare("SELECT ts FROM crypto.prices WHERE id = ? AND ts = ?")
+    producer = KafkaProducer(bootstrap_servers=[f"127.0.0.1:{KAFKA_PORT}"], acks="all", linger_ms=20)
+    best = 0.0
+    for _ in range(1 + ROUNDS):
+        on_host("sudo systemctl kill --signal=STOP crypto-stream-job")
+        waiting = backlog(producer)
+        began = time.monotonic()
+        on_host("sudo systemctl kill --signal=CONT crypto-stream-job")
+        while waiting:
+            if session.execute(look, waiting[-1]).one() is None:
+                time.sleep(LOOK_SECONDS)
+            else:
+                waiting.pop()
+        best = max(best, BACKLOG / (time.monotonic() - began))
+        # The other queries catch up.
+        time.sleep(20)
+    producer.close()
+    return best
+
+
+def by_the_driver(session: Session) -> float:
+    """Rows a second of the Python driver in unlogged batches, best of ROUNDS."""
+    insert = session.prepare(
+        "INSERT INTO crypto.prices (id, name, price_usd, ts, processing_time)"
+        " VALUES (?, 'Bench', 1, ?, ?) USING TTL 86400"
+    )
+    best = 0.0
+    for _ in range(ROUNDS):
+        began = time.time_ns() // 1_000_000
+        batches = []
+        for first in range(0, BACKLOG, BATCH_ROWS):
+            batch = BatchStatement(BatchType.UNLOGGED)
+            for ts in range(began + first, began + first + BATCH_ROWS):
+                batch.add(insert, (f"bench-{first // BATCH_ROWS % BENCH_COINS}", ts, began))
+            batches.append((batch, ()))
+        started = time.monotonic()
+        execute_concurrent(session, batches, concurrency=50)
+        best = max(best, BACKLOG / (time.monotonic() - started))
+    return best
+
+
+def by_the_connector() -> float:
+    """Rows a second of Spark's connector from memory, started as the job is, which leaves it the cores."""
+    started = on_host("systemctl show --property=ExecStart crypto-stream-job")
+    command = re.search(r"argv\[\]=(.*) \S+/stream_job\.py ;", started)
+    if command is None:
+        sys.exit(f"crypto-stream-job is not started as expected: {started}")
+    script = "/var/lib/crypto-stream/bench.py"
+    on_host(f"sudo tee {script} <<'END'\n{CONNECTOR}\nEND")
+    on_host("sudo systemctl stop crypto-stream-job")
+    try:
+        out = on_host(f"sudo --user=crypto-stream {command.group(1)} {script} 2>&1")
+    finally:
+        on_host(f"sudo rm {script}; sudo systemctl start crypto-stream-job")
+    found = re.search(r"rows a second: ([\d.]+)", out)
+    if found is None:
+        sys.exit(f"The connector's own rate could not be measured:\n{out[-2000:]}")
+    return float(found.group(1))
+
+
+def throughput() -> dict[str, float]:
+    """The three ways into the table, one after the other."""
+    cluster, session = wait_for(connect, "Cassandra's answer")
+    job, driver = through_the_job(session), by_the_driver(session)
+    connector = by_the_connector()
+    cluster.shutdown()
+    return {
+        "rows_per_s": job,
+        "connector_rows_per_s": connector,
+        "driver_rows_per_s": driver,
+        "rows_to_connector": job / connector,
+    }
+
+
+def candle_delay() -> dict[str, float]:
+    """From Kafka's time of a price to the candle that has it, the median of CANDLES coins that are new."""
+    cluster, session = wait_for(connect, "Cassandra's answer")
+    look = session.prepare("SELECT samples FROM crypto.candles WHERE id = ? AND interval = '1m' AND month = ?")
+    producer = KafkaProducer(bootstrap_servers=[f"127.0.0.1:{KAFKA_PORT}"], acks="all")
+    delays = []
+    for number in range(CANDLES):
+        ts = time.time_ns() // 1_000_000
+        coin = f"bench-candle-{ts}"
+        value = encode(PriceMessage(id=coin, ts=ts, name="Bench", price_usd=1.0))
+        taken = producer.send(PRICES, value, coin.encode()).get(30).timestamp
+        key = [coin, time.strftime("%Y-%m", time.gmtime(ts / 1000))]
+        wait_for(lambda key=key: session.execute(look, key).one(), f"candle {number}", 120)
+        delays.append(time.time() - taken / 1000)
+    producer.close()
+    cluster.shutdown()
+    return {"candle_delay_s": statistics.median(delays)}
+
+
 def resident_mb() -> float:
     """Resident memory of all processes of the host, in MB."""
     kilobytes = on_host("sudo cat /proc/[0-9]*/status 2>/dev/null | awk '/^VmRSS/ {sum += $2} END {print sum}'")
@@ -252,7 +391,7 @@ def main() -> None:
     """Measure, print, and write bench.json."""
     record = ROOT / ".state/up.json"
     figures: dict[str, float] = json.loads(record.read_text()) if record.exists() else {}
-    for measure in (converge_again, latencies, start_to_first_row, recovery, memory):
+    for measure in (converge_again, latencies, throughput, candle_delay, start_to_first_row, recovery, memory):
         print(f"measuring {measure.__name__} ...", flush=True)
         figures |= measure()
     print(table(figures))

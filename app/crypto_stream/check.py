@@ -96,13 +96,30 @@ class Disk:
 
 
 @dataclass(frozen=True)
+class Progress:
+    """How far one query of the stream job is: messages that wait, how many seconds it is behind its topics while they
+    do, rows by outcome and batches since the job started, and what the last batch took, in seconds.
+    """
+
+    query: str
+    waiting: float
+    behind_seconds: float
+    rows: dict[str, float]
+    batches: float
+    batch_seconds: float | None
+
+
+@dataclass(frozen=True)
 class Report:
-    """The whole answer; `first_broken` names the hop to look at first."""
+    """The whole answer; `first_broken` names the hop to look at first. `seen_at` in epoch seconds."""
 
     ok: bool
     hops: list[Hop]
     first_broken: str | None
     warnings: list[str]
+    seen_at: float = field(default_factory=time.time)
+    queries: list[Progress] = field(default_factory=list)
+    disks: list[Disk] = field(default_factory=list)
 
 
 # ---- What the facts mean: no I/O below, down to `report`.
@@ -231,6 +248,25 @@ def judge_stream_job(service: Service, now: float, limit_seconds: float) -> Hop:
     return Hop("stream_job", True, found, age, warning=warning)
 
 
+def progress(service: Service) -> list[Progress]:
+    """Of each query that has begun; empty where the job tells nothing."""
+    values = service.values
+    behind, batches = _by_query(values, f"{JOB}_lag_seconds"), _by_query(values, f"{JOB}_batches_total")
+    seconds = _by_query(values, f"{JOB}_last_batch_duration_seconds")
+    rows = {name: _by_query(values, f"{JOB}_rows_total", f"{name},") for name in ("written", "refused", "late")}
+    return [
+        Progress(
+            query,
+            waiting,
+            behind.get(query, 0),
+            {name: found[query] for name, found in rows.items() if query in found},
+            batches.get(query, 0),
+            seconds.get(query),
+        )
+        for query, waiting in _by_query(values, f"{JOB}_lag_records").items()
+    ]
+
+
 def _by_query(values: Mapping[str, float], name: str, outcome: str = "") -> dict[str, float]:
     """The values of a metric of each query, by the query's name; `outcome` is what goes before that in the labels."""
     begin = f"{name}{{{outcome}"
@@ -309,7 +345,7 @@ def disk_warnings(disks: Sequence[Disk]) -> list[str]:
     ]
 
 
-def report(hops: list[Hop], disks: Sequence[Disk]) -> Report:
+def report(hops: list[Hop], disks: Sequence[Disk], queries: Sequence[Progress] = ()) -> Report:
     """All together. A full disk is a warning: data still flows."""
     broken = [hop.name for hop in hops if not hop.ok]
     first = broken[0] if broken else None
@@ -317,7 +353,7 @@ def report(hops: list[Hop], disks: Sequence[Disk]) -> Report:
     if needed:
         first = needed[0]
     warnings = [hop.warning for hop in hops if hop.warning]
-    return Report(not broken, hops, first, warnings + disk_warnings(disks))
+    return Report(not broken, hops, first, warnings + disk_warnings(disks), queries=list(queries), disks=list(disks))
 
 
 def as_table(result: Report) -> str:
@@ -563,7 +599,7 @@ def look(settings: Settings, api: Api) -> Report:
         judge_table(facts["table"], facts["topic"], now_ts, limit),
         judge_dashboard(service["dashboard"], facts["page"], now, limit),
     ]
-    return report(hops, disks())
+    return report(hops, disks(), progress(service["stream_job"]))
 
 
 def _one_line(error: Exception) -> str:

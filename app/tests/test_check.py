@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import structlog
 from crypto_stream import check
-from crypto_stream.check import Api, Disk, Facts, Hop, Report, Service
+from crypto_stream.check import Api, Disk, Facts, Hop, Progress, Report, Service
 from crypto_stream.config import Market, Settings
 from crypto_stream.messages import PriceMessage, encode
 from crypto_stream.metrics import DashboardMetrics, JobMetrics, ProducerMetrics, read
@@ -277,6 +277,22 @@ def test_the_last_messages_tell_age_and_wrong_clocks() -> None:
     no_price = SimpleNamespace(timestamp=NOW - 5000, value=b"no price")
     facts = check._facts_of([message(), message(id="80", ts=NOW + 1_800_000), no_price], NOW)
     assert facts == Facts(newest_ts=NOW - 5000, ahead_seconds=1800)
+
+
+def test_the_progress_of_each_query_is_told() -> None:
+    values = {
+        "crypto_job_lag_records{prices}": 100.0,
+        "crypto_job_lag_seconds{prices}": 2.5,
+        "crypto_job_batches_total{prices}": 7.0,
+        "crypto_job_rows_total{written,prices}": 700.0,
+        "crypto_job_rows_total{late,candles}": 3.0,
+        "crypto_job_lag_records{candles}": 0.0,
+    }
+    assert check.progress(Service("active", values)) == [
+        Progress("prices", 100, 2.5, {"written": 700}, 7, None),
+        Progress("candles", 0, 0, {"late": 3}, 0, None),
+    ]
+    assert check.progress(Service()) == []
 
 
 def assert_hop(hop: Hop, ok: bool, cause: str | None, age: float | None = -1) -> None:

@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 import pytest
 import streamlit as st
 from crypto_stream import check
-from crypto_stream.check import Hop, Report
+from crypto_stream.check import Disk, Hop, Progress, Report
 from crypto_stream.config import Cassandra
 from crypto_stream.dashboard import app as script
-from crypto_stream.dashboard import charts, coin, data, market
+from crypto_stream.dashboard import charts, coin, data, market, pipeline, watchlist
 from crypto_stream.dashboard.data import Reader
 from crypto_stream.store import Board, Candle, DeadLetter, LatestPrice, MarketPoint, Store, StoreError
 from hypothesis import given, settings
@@ -339,6 +339,31 @@ def test_ranges(fake: FakeStore, reader: Reader, name: str) -> None:
     assert not app.exception
 
 
+def test_the_watchlist_is_in_the_address(fake: FakeStore, reader: Reader) -> None:
+    fake.fill()
+    app = run(coin_page, reader, coin="2", watch="90")
+    app.button[0].click().run()
+    assert app.query_params["watch"] == "90,2"
+    assert app.button[0].label == "On the watchlist"
+    app = run(market_page, reader, watch="90,2,90")
+    text = "".join(markdown.value for markdown in app.markdown)
+    assert "[Bitcoin](/coin?coin=90&watch=90%2C2)" in text
+    (only,) = app.toggle
+    assert only.label == "Watchlist only (2)"
+    only.set_value(True).run()
+    assert list(app.dataframe[0].value["Name"]) == ["Bitcoin", "Dogecoin"]
+    app = run(coin_page, reader, coin="90", watch="90")
+    app.button[0].click().run()
+    assert "watch" not in app.query_params
+
+
+@given(strategies.text())
+def test_any_address_is_a_watchlist(text: str) -> None:
+    found = watchlist.parsed(text)
+    assert len(found) == len(set(found)) <= watchlist.MOST
+    assert watchlist.parsed(",".join(found)) == found
+
+
 def test_a_coin_that_is_not_there_is_said_so(fake: FakeStore, reader: Reader) -> None:
     fake.fill()
     app = run(coin_page, reader, coin="<b>no")
@@ -406,7 +431,34 @@ def test_a_zero_has_no_logarithm() -> None:
     assert "'type': 'log'" not in scale(0.0, 2.0)
 
 
+def test_a_price_that_moved_flashes_once() -> None:
+    then = {"90": 5.0, "80": 1.0, "2": 3.0}
+    rows = [LatestPrice(coin, coin, price, 1) for coin, price in {"90": 6.0, "80": 0.5, "2": 3.0, "new": 1.0}.items()]
+    assert market.moved(rows, then) == [1, -1, 0, 0]
+    assert market.moved(rows, {row.id: row.price_usd for row in rows}) == [0, 0, 0, 0]
+
+
 # ---- the pipeline
+
+
+def test_rows_a_second_are_of_two_looks_at_one_process() -> None:
+    before, now = (100.0, {"prices": 50.0, "candles": 400.0}), (110.0, {"prices": 80.0, "candles": 4.0, "new": 9.0})
+    assert pipeline.rates(before, now) == {"prices": 3.0}
+    assert pipeline.rates(now, now) == {}
+
+
+def test_the_pipeline_shows_how_far_each_query_is(
+    fake: FakeStore, reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = Progress("prices", 100, 2.5, {"written": 7000, "refused": 1}, 70, 0.21)
+    found = Report(True, [], None, [], queries=[one], disks=[Disk("/", 41.6)])
+    monkeypatch.setattr(check, "look", lambda *_: found)
+    app = run(pipeline_page)
+    row = app.dataframe[1].value.iloc[0]
+    shown = row[["Query", "Messages waiting", "Seconds behind", "Rows written", "Refused", "Too late", "Batches"]]
+    assert list(shown) == ["prices", 100, 2.5, 7000, 1, 0, 70]
+    assert "/ 42 % full" in app.caption[-1].value
+    assert "(http://localhost:8080)" in app.caption[0].value
 
 
 def test_the_pipeline_speaks_as_crypto_check_does(

@@ -15,9 +15,12 @@ from crypto_stream.messages import (
     MessageError,
     PriceMessage,
     Rule,
+    _flat_object,
     encode,
     encode_rejected,
+    mistyped,
     parse,
+    plain,
     printable,
     rules,
 )
@@ -50,6 +53,25 @@ messages = st.builds(
 @given(messages)
 def test_what_is_encoded_is_parsed_again(message: PriceMessage) -> None:
     assert parse(PriceMessage, encode(message)) == message
+
+
+@given(messages)
+def test_what_is_encoded_is_plain_unless_a_value_is_odd(message: PriceMessage) -> None:
+    odd = rf'^[{VISIBLE[2:-1]}]|["\\\ufffd]'
+    is_odd = any(re.search(odd, text) for text in (message.id, message.name, message.symbol or "x"))
+    text = encode(message).decode()
+    is_large = re.search(r":-?[0-9]{19}", text) is not None
+    assert (re.search(plain(PriceMessage), text) is not None) == (not is_odd and not is_large)
+
+
+@given(
+    messages, st.integers(0, 400), st.sampled_from(["", '"', ",", "0", " ", "e", ".", "-", "}", "\\", "\ufffd", "\n"])
+)
+def test_plain_never_says_yes_to_what_is_no_message(message: PriceMessage, at: int, put: str) -> None:
+    text = encode(message).decode()
+    for changed in (text[:at] + put + text[at:], text[:at] + put + text[at + 1 :], text + text):
+        if re.search(plain(PriceMessage), changed):
+            _flat_object(changed.encode(), mistyped(PriceMessage))
 
 
 @given(st.binary() | st.text().map(lambda text: text.encode(errors="surrogatepass")))

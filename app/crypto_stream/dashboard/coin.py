@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import streamlit as st
 from streamlit.navigation.page import Page
 
-from crypto_stream.dashboard import charts, data, formats, parts
+from crypto_stream.dashboard import charts, data, formats, parts, watchlist
 from crypto_stream.store import LatestPrice, StoreError
 from crypto_stream.tables import DAY_SECONDS, INTERVALS
 
@@ -109,6 +109,14 @@ def show() -> None:
         return
     row = choose(snapshot.board.rows)
     st.header(formats.plain(row.name) + (f" :gray[{formats.plain(row.symbol)}]" if row.symbol else ""))
+    is_watched = row.id in watchlist.coins()
+    st.button(
+        "On the watchlist" if is_watched else "Watch",
+        icon=":material/star:",
+        type="primary" if is_watched else "secondary",
+        on_click=watchlist.toggle,
+        args=(row.id,),
+    )
     age = now - row.ts / 1000
     if age > data.settings().freshness.stale_after_seconds:
         st.warning(f"This price is old: it was fetched {formats.age(age)}.")

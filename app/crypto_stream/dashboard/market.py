@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from urllib.parse import quote
 
 import pandas as pd
 import streamlit as st
 from streamlit.navigation.page import Page
 
-from crypto_stream.dashboard import coin, data, formats, parts
+from crypto_stream.dashboard import coin, data, formats, parts, watchlist
 from crypto_stream.dashboard.charts import DOWN, UP
 from crypto_stream.dashboard.data import Snapshot
 from crypto_stream.store import LatestPrice
@@ -19,6 +18,8 @@ MOVERS_FLOOR_USD = 1_000_000
 MOVERS = 5
 PAGE_ROWS = 100
 GREY = "#9a9a9a"
+# Behind a price that has just risen or fallen; for a light page and a dark one alike.
+FLASH_UP, FLASH_DOWN = "rgba(46, 160, 67, 0.35)", "rgba(219, 68, 55, 0.35)"
 CHANGES = ["1 h", "24 h", "7 d"]
 AMOUNTS = ["Volume 24 h", "Market cap"]
 ORDERS = {
@@ -65,8 +66,14 @@ def board(rows: list[LatestPrice], week: dict[str, list[float]], now: float) -> 
     return frame.astype(dict.fromkeys([*CHANGES, *AMOUNTS], "float64"))
 
 
-def styled(frame: pd.DataFrame, stale_seconds: float, *, reachable: bool) -> object:
-    """As market sites write it; what may be out of date is grey."""
+def moved(rows: list[LatestPrice], before: dict[str, float]) -> list[int]:
+    """Whether each price has risen (1) or fallen (-1) since it was seen before, by the coin's id."""
+    earlier = (before.get(row.id, row.price_usd) for row in rows)
+    return [(row.price_usd > then) - (row.price_usd < then) for row, then in zip(rows, earlier)]
+
+
+def styled(frame: pd.DataFrame, flashes: list[int], stale_seconds: float, *, reachable: bool) -> object:
+    """As market sites write it; what may be out of date is grey, and what has just moved flashes."""
 
     def direction(value: float) -> str:
         return f"color: {UP if value > 0 else DOWN}" if reachable and formats.is_known(value) and value else ""
@@ -75,10 +82,16 @@ def styled(frame: pd.DataFrame, stale_seconds: float, *, reachable: bool) -> obj
         is_old = not reachable or row["Updated"] > stale_seconds
         return [f"color: {GREY}" if is_old else ""] * len(row)
 
+    def flash(prices: pd.Series) -> list[str]:
+        colours = {1: f"background-color: {FLASH_UP}", -1: f"background-color: {FLASH_DOWN}"}
+        return [colours.get(flash, "") for flash in flashes[: len(prices)]]
+
     words = {"Price": formats.price, "Updated": formats.age}
     words |= dict.fromkeys(CHANGES, formats.change) | dict.fromkeys(AMOUNTS, formats.amount)
     style = frame.style.format(words, subset=list(words))  # type: ignore[arg-type] # of pandas' stubs
-    return style.map(direction, subset=CHANGES).apply(old, axis=1)  # type: ignore[arg-type]
+    style = style.map(direction, subset=CHANGES)  # type: ignore[arg-type]
+    style = style.apply(flash, subset=["Price"])
+    return style.apply(old, axis=1)
 
 
 def show_market(snapshot: Snapshot, rows: list[LatestPrice]) -> None:
@@ -105,10 +118,11 @@ def show_market(snapshot: Snapshot, rows: list[LatestPrice]) -> None:
 def show_movers(rows: list[LatestPrice]) -> None:
     """The five largest gains and losses."""
     gains, losses = movers(rows)
+    watched = watchlist.coins()
     for place, title, some in zip(st.columns(2), ("Largest gains, 24 h", "Largest losses, 24 h"), (gains, losses)):
         place.markdown(f"**{title}**")
         lines = [
-            f"[{formats.plain(row.name)}](/coin?coin={quote(row.id, safe='')})"
+            f"[{formats.plain(row.name)}]({watchlist.address(row.id, watched)})"
             f" {formats.plain(formats.price(row.price_usd))}"
             f" :{'green' if (row.percent_change_24h or 0) > 0 else 'red'}[{formats.change(row.percent_change_24h)}]"
             for row in some
@@ -117,8 +131,22 @@ def show_movers(rows: list[LatestPrice]) -> None:
     st.caption(f"Of coins that trade for at least {formats.plain(formats.amount(MOVERS_FLOOR_USD))} a day.")
 
 
+def flashes(snapshot: Snapshot, shown: list[LatestPrice]) -> list[int]:
+    """What has moved since this viewer saw the board before this one."""
+    if snapshot.board is None:
+        return []
+    last, before = st.session_state.get("boards", (snapshot.board, snapshot.board))
+    if snapshot.board is not last:
+        last, before = snapshot.board, last
+    st.session_state["boards"] = last, before
+    return moved(shown, {row.id: row.price_usd for row in before.rows})
+
+
 def show_board(snapshot: Snapshot, rows: list[LatestPrice], now: float) -> None:
     """Search, order and pages; a click on a row opens the coin."""
+    watched = watchlist.coins()
+    if watched and st.toggle(f"Watchlist only ({len(watched)})", key="watched"):
+        rows = [row for row in rows if row.id in watched]
     search, order, page = st.columns([3, 2, 1])
     text = search.text_input("Search", key="search", placeholder="Name or symbol", label_visibility="collapsed")
     by = order.selectbox("Order", list(ORDERS), key="order", label_visibility="collapsed")
@@ -129,7 +157,7 @@ def show_board(snapshot: Snapshot, rows: list[LatestPrice], now: float) -> None:
     frame = board(shown, data.week(tuple(row.id for row in shown)), now)
     stale = data.settings().freshness.stale_after_seconds
     event = st.dataframe(
-        styled(frame, stale, reachable=snapshot.failing_since is None),
+        styled(frame, flashes(snapshot, shown), stale, reachable=snapshot.failing_since is None),
         key="board",
         hide_index=True,
         height=560,

@@ -10,11 +10,20 @@ from collections.abc import Iterator
 import pytest
 from crypto_stream.dashboard import formats
 from playwright.sync_api import Browser, Page, sync_playwright
-from sandbox import ROOT, port, wait_for
+from sandbox import ROOT, playbook, port, wait_for
 from stream import Stream
+from testinfra.host import Host
 
 SCREENSHOTS = ROOT / ".state/screenshots"
 LIMIT_MS = 60_000
+# Which hop is broken when a unit is stopped.
+HOPS = {
+    "crypto-simulator": "api",
+    "crypto-producer": "producer",
+    "kafka": "topic",
+    "crypto-stream-job": "stream_job",
+    "cassandra": "table",
+}
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +154,69 @@ def test_the_pipeline_says_what_crypto_check_says(browser: Browser, dark: bool) 
     for hop in ("api", "producer", "topic", "stream_job", "table", "dashboard"):
         assert wait_for(lambda hop=hop: cells(page, hop), f"the hop {hop}", 60)[1] == "ok"
     settled(page, f"pipeline-{'dark' if dark else 'light'}")
+    page.close()
+
+
+def test_the_pipeline_shows_how_far_each_query_is(browser: Browser) -> None:
+    page = opened(browser, "pipeline")
+    for query in ("prices", "latest_prices", "candles", "market_global", "dead_letters"):
+        wait_for(lambda query=query: cells(page, query), f"the query {query}", 60)
+    # A second look makes a rate of it.
+    wait_for(lambda: cells(page, "prices")[3] not in ("", "-", "None"), "rows a second", 60)
+    page.close()
+
+
+def test_the_watchlist_is_kept_by_address_and_session(browser: Browser) -> None:
+    page = opened(browser, "coin?coin=80")
+    page.get_by_role("button", name="Watch").click()
+    page.get_by_role("button", name="On the watchlist").wait_for()
+    page.wait_for_url(re.compile("watch=80"))
+    page.get_by_role("link", name="Market").click()
+    page.get_by_text("Watchlist only (1)").click()
+    page.get_by_text("1 of 1 coins").wait_for()
+    page.wait_for_url(re.compile("watch=80"))
+    page.reload()
+    page.get_by_text("Watchlist only (1)").wait_for()
+    page.close()
+
+
+def test_the_playbook_says_that_data_flows() -> None:
+    run = playbook(ROOT / "playbooks/verify.yml")
+    assert run.returncode == 0, run.stdout
+    assert "Data flows." in run.stdout
+    assert "changed=0" in run.stdout
+
+
+@pytest.mark.disturbs
+@pytest.mark.parametrize("unit", HOPS)
+def test_the_hop_that_is_broken_is_named(host: Host, stream: Stream, browser: Browser, unit: str) -> None:
+    named = f"First broken hop: {HOPS[unit]}"
+    page = opened(browser, "pipeline")
+    host.check_output("systemctl stop %s", unit)
+    try:
+        wait_for(lambda: named in host.run("crypto-check").stdout, named, 180)
+        page.get_by_text(named).wait_for()
+    finally:
+        host.check_output("systemctl start %s", unit)
+    stream.wait_until_all_is_well(time.time())
+    page.get_by_text("Data flows.").wait_for()
+    page.close()
+
+
+@pytest.mark.disturbs
+def test_a_page_that_is_open_comes_back_with_the_dashboard(host: Host, stream: Stream, browser: Browser) -> None:
+    page = opened(browser, "pipeline")
+    host.check_output("systemctl stop crypto-dashboard")
+    try:
+        run = playbook(ROOT / "playbooks/verify.yml")
+        assert run.returncode != 0
+        assert "First broken hop: dashboard" in run.stdout
+    finally:
+        host.check_output("systemctl start crypto-dashboard")
+    stream.wait_until_all_is_well(time.time())
+    as_of = page.get_by_text("As of")
+    before = as_of.inner_text()
+    wait_for(lambda: as_of.inner_text() != before, "another look on the page", 120)
     page.close()
 
 
