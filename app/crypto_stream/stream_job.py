@@ -68,7 +68,7 @@ SESSION = PLANNING | {
     ),
     # Nor has anybody use of a second file with its checksum, which a read would trip over after a power cut.
     "spark.hadoop.fs.file.impl": "org.apache.hadoop.fs.RawLocalFileSystem",
-    # Two cores are near to all of the data.
+    # Everything is near on few hosts: a task waits for no better place.
     "spark.locality.wait": "0",
     # A new start goes back by one batch; before each batch the list of those that are kept is looked through.
     "spark.sql.streaming.minBatchesToRetain": "10",

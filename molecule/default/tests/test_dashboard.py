@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shutil
 import time
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 from crypto_stream.dashboard import formats
+from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 from sandbox import ROOT, playbook, port, wait_for
 from stream import Stream
@@ -177,6 +179,51 @@ def test_the_watchlist_is_kept_by_address_and_session(browser: Browser) -> None:
     page.wait_for_url(re.compile("watch=80"))
     page.reload()
     page.get_by_text("Watchlist only (1)").wait_for()
+    page.close()
+
+
+def test_spark_shows_what_a_batch_of_the_job_is(browser: Browser) -> None:
+    spark = f"http://127.0.0.1:{port('SPARK_UI_PORT', 8080)}"
+    page = browser.new_page(viewport={"width": 1280, "height": 1100})
+    page.set_default_timeout(LIMIT_MS)
+    page.goto(spark)
+    app = page.request.get(f"{spark}/json/").json()["activeapps"][0]["id"]
+    page.goto(f"{spark}/proxy/{app}/SQL/")
+    page.locator("#completed-execution-table a[href*='execution/?id']").first.click()
+    graph = page.locator("#plan-viz-graph svg")
+    graph.wait_for()
+    assert "MicroBatchScan" in graph.inner_text() or "kafka" in graph.inner_text().lower()
+    settled(page, "spark-dag")
+    page.close()
+
+
+def test_a_tour_of_the_pages(browser: Browser) -> None:
+    """Leaves it as a picture that moves."""
+    frames = []
+
+    def frame(page: Page, wait_ms: int = 1500) -> None:
+        page.wait_for_timeout(wait_ms)
+        picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB").resize((960, 675))
+        frames.append(picture.quantize(colors=64))
+
+    page = opened(browser)
+    for _ in range(3):
+        frame(page, 3000)
+    page.get_by_placeholder("Name or symbol").fill("bit")
+    page.get_by_placeholder("Name or symbol").press("Enter")
+    page.get_by_text("1 of 1 pages").wait_for()
+    frame(page)
+    page.goto(page.url.split("?")[0] + "coin?coin=90")
+    page.get_by_test_id("stVegaLiteChart").first.wait_for()
+    frame(page, 3000)
+    for name in ("1H", "7D"):
+        page.get_by_role("radio", name=name).or_(page.get_by_role("button", name=name)).first.click()
+        frame(page)
+    page.get_by_role("link", name="Pipeline").click()
+    page.get_by_text("Data flows.").wait_for()
+    frame(page, 3000)
+    first, *others = frames
+    first.save(SCREENSHOTS / "tour.gif", save_all=True, append_images=others, duration=1500, loop=0, optimize=True)
     page.close()
 
 
