@@ -14,10 +14,18 @@ What is measured, and against what:
                         (connector_rows_per_s), and the Python driver in batches of 50 of one coin (driver_rows_per_s);
                         rows_to_connector is the first as a part of the second
   candle_delay_s        from the moment at which Kafka took a price to the moment at which it is in its candle
-  memory_mb             resident memory of all processes of the host, the highest of BENCH_SECONDS (600)
-                        with the dashboard open in a browser
+  COINS: 100 and 14,000 coins, all of them polled from the simulator, a request a second:
+  cores_COINS           cores that the whole host was busy with
+  first_data_s_COINS    from the address to the board in a browser that has nothing of it yet, the median
+  refresh_ms_COINS      from the request of a refresh to the picture after the last of its answer, the median
+  first_data_s_empty    the same of a page of Streamlit that shows one line, on the same host in the same run
+  refresh_ms_empty
+  tabs_mb_first, _last  resident memory of the dashboard's process while TABS (20) viewers look at it for BENCH_SECONDS
+  tabs_cores_first ...  (600), at the beginning and at the end, and the cores it is busy with; reads_a_minute is how
+                        often it read the board for them
+  memory_mb             resident memory of all processes of the host, the highest of that time
 
-Its coins, "Bench", stay on the board until their rows have had their time, or `make down`.
+Its own coins, "Bench", are removed at the end.
 """
 
 from __future__ import annotations
@@ -31,7 +39,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import TypeVar
 
@@ -40,8 +50,9 @@ from cassandra.cluster import Cluster, NoHostAvailable, Session  # type: ignore[
 from cassandra.concurrent import execute_concurrent  # type: ignore[import-untyped]
 from cassandra.query import BatchStatement, BatchType  # type: ignore[import-untyped]
 from crypto_stream.messages import PriceMessage, encode
+from crypto_stream.tables import INTERVALS
 from kafka import KafkaProducer
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Browser, sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = Path(os.environ.get("CRYPTO_STREAM_CACHE") or Path.home() / ".cache/crypto-stream")
@@ -49,6 +60,8 @@ SECONDS = int(os.environ.get("BENCH_SECONDS", "600"))
 CQL_PORT = int(os.environ.get("CQL_PORT", "9042"))
 DASHBOARD_PORT = int(os.environ.get("DASHBOARD_PORT", "8501"))
 
+SSH = ["ssh", "-i", str(CACHE / "ssh/id_ed25519"), "-p", os.environ.get("SSH_PORT", "2222")]
+SSH += ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"]
 KAFKA_PORT = int(os.environ.get("KAFKA_PORT", "9092"))
 PRICES = "crypto.prices"
 # Messages a second; how many of them are of the coin that is looked for, how often, and for how long.
@@ -86,6 +99,40 @@ for _ in range(1 + {ROUNDS}):
 print("rows a second:", best)
 """
 
+# What a viewer sees, and how often it is looked at.
+ALL_COINS = (100, 14_000)
+TABS = 20
+VISITS = 5
+BOARD, LINE = "[data-testid=stDataFrame] canvas", "[data-testid=stMarkdown]"
+EMPTY_PORT = 18501
+EMPTY = """
+import time
+import streamlit as st
+st.fragment(lambda: st.write(time.time()), run_every=5)()
+"""
+# Notes when the first data is there, and how long each refresh takes: from what the page sends to the first picture
+# after the last of the answer.
+WATCH = """
+window.bench = {first: null, refreshes: []};
+let sent = null, shown = null;
+const look = setInterval(() => {
+  if (document.querySelector(%s)) { window.bench.first = performance.now(); clearInterval(look); }
+}, 10);
+const send = WebSocket.prototype.send;
+const known = new WeakSet();
+WebSocket.prototype.send = function (data) {
+  if (!known.has(this)) {
+    known.add(this);
+    this.addEventListener("message", () => requestAnimationFrame(() => { shown = performance.now(); }));
+  }
+  // The first is the page itself.
+  if (sent !== null && shown > sent && window.bench.first !== null && window.bench.first < sent)
+    window.bench.refreshes.push(shown - sent);
+  sent = performance.now();
+  return send.call(this, data);
+};
+"""
+
 # Goals on two cores and 4096 MB.
 GOALS = {
     "up_s": 600,
@@ -94,16 +141,16 @@ GOALS = {
     "recovery_s": 60,
     "latency_p50_ms_1000": 300,
     "latency_p99_ms_1000": 700,
+    "first_data_s_14000": 1.5,
+    "refresh_ms_14000": 300,
     "memory_mb": 3200,
 }
 
 
 def on_host(command: str) -> str:
     """Run a command on the sandbox host as its user, over ssh."""
-    options = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"]
-    ssh = ["ssh", "-i", str(CACHE / "ssh/id_ed25519"), "-p", os.environ.get("SSH_PORT", "2222"), *options]
     return subprocess.run(
-        [*ssh, "ops@127.0.0.1", command], check=True, capture_output=True, text=True, timeout=1200
+        [*SSH, "ops@127.0.0.1", command], check=True, capture_output=True, text=True, timeout=1200
     ).stdout
 
 
@@ -351,32 +398,179 @@ def candle_delay() -> dict[str, float]:
     return {"candle_delay_s": statistics.median(delays)}
 
 
-def resident_mb() -> float:
-    """Resident memory of all processes of the host, in MB."""
-    kilobytes = on_host("sudo cat /proc/[0-9]*/status 2>/dev/null | awk '/^VmRSS/ {sum += $2} END {print sum}'")
+def resident_mb(processes: str = "[0-9]*") -> float:
+    """Resident memory of all processes of the host, or of one, in MB."""
+    kilobytes = on_host(
+        f"sudo cat /proc/{processes}/status 2>/dev/null | awk '/^VmRSS/ {{sum += $2}} END {{print sum}}'"
+    )
     return int(kilobytes) / 1024
 
 
-def memory() -> dict[str, float]:
-    """The most resident memory seen while a browser shows the dashboard, and how often the kernel ended a process."""
+def cpu_seconds(processes: str = "[0-9]*") -> float:
+    """CPU time that the processes of the host that live, or one of them, have had."""
+    ticks = on_host(
+        f"sudo cat /proc/{processes}/stat 2>/dev/null | sed 's/.*) //' | awk '{{sum += $12 + $13}} END {{print sum}}'"
+    )
+    return int(ticks) / 100
+
+
+def cores(seconds: float, processes: str = "[0-9]*") -> float:
+    """How many cores they are busy with."""
+    before, began = cpu_seconds(processes), time.monotonic()
+    time.sleep(seconds)
+    return (cpu_seconds(processes) - before) / (time.monotonic() - began)
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """Debian's, without a window."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"),
             args=["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"],
         )
-        page = browser.new_page()
-        page.goto(f"http://127.0.0.1:{DASHBOARD_PORT}")
-        samples: list[float] = []
-        deadline = time.monotonic() + SECONDS
-        while time.monotonic() < deadline:
-            samples.append(resident_mb())
-            page.wait_for_timeout(5000)
+        yield browser
         browser.close()
+
+
+def seen_in(browser: Browser, address: str, what: str) -> tuple[float, float]:
+    """Seconds to the first data and milliseconds of a refresh, medians of VISITS with an empty cache each.
+
+    `what` selects the element that is the first data.
+    """
+    firsts, refreshes = [], []
+    for _ in range(VISITS):
+        context = browser.new_context()
+        page = context.new_page()
+        page.add_init_script(WATCH % json.dumps(what))
+        page.goto(address, wait_until="commit")
+        page.wait_for_function("window.bench.refreshes.length >= 2", timeout=120_000)
+        found = page.evaluate("window.bench")
+        firsts.append(found["first"] / 1000)
+        refreshes += found["refreshes"]
+        context.close()
+    return statistics.median(firsts), statistics.median(refreshes)
+
+
+@contextmanager
+def empty_page() -> Iterator[str]:
+    """The address of a page that shows one line, refreshed as often as the dashboard, by the same Streamlit."""
+    started = on_host("systemctl show --property=ExecStart crypto-dashboard")
+    python = re.search(r"argv\[\]=(\S+)", started)
+    if python is None:
+        sys.exit(f"crypto-dashboard is not started as expected: {started}")
+    options = f"--server.headless=true --server.port={EMPTY_PORT} --server.address=127.0.0.1"
+    on_host(f"cat > /tmp/empty.py <<'END'\n{EMPTY}\nEND")
+    on_host(f"sudo systemd-run --unit=bench-empty --uid=ops {python.group(1)} -m streamlit run {options} /tmp/empty.py")
+    tunnel = subprocess.Popen([*SSH, "-N", "-L", f"{EMPTY_PORT}:127.0.0.1:{EMPTY_PORT}", "ops@127.0.0.1"])
+    try:
+        wait_for(answers, "An answer of the empty page")
+        yield f"http://127.0.0.1:{EMPTY_PORT}"
+    finally:
+        tunnel.terminate()
+        on_host("sudo systemctl stop bench-empty; rm /tmp/empty.py")
+
+
+def answers() -> bool | None:
+    """Whether the empty page does."""
+    try:
+        connection = HTTPConnection("127.0.0.1", EMPTY_PORT, timeout=5)
+        connection.request("GET", "/_stcore/health")
+        return connection.getresponse().status == 200 or None
+    except (OSError, HTTPException):
+        return None
+
+
+def converge(**variables: object) -> None:
+    """Let the application's playbook change something of the sandbox."""
+    run = subprocess.run(
+        [
+            *("ansible-playbook", "-i", "inventories/sandbox", f"--extra-vars={json.dumps(variables)}"),
+            "playbooks/app.yml",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if run.returncode:
+        sys.exit(f"playbooks/app.yml failed with {variables}:\n{run.stdout[-3000:]}")
+
+
+def on_the_board(session: Session) -> int:
+    """How many coins have a row of the last minutes."""
+    rows = session.execute("SELECT ts FROM crypto.latest_prices WHERE board = 'all'")
+    return sum(row.ts > (time.time() - 600) * 1000 for row in rows)
+
+
+def growth() -> dict[str, float]:
+    """The host and the dashboard with few coins and with all of them, and that with many who look."""
+    figures: dict[str, float] = {}
+    cluster, session = wait_for(connect, "Cassandra's answer")
+    board = f"http://127.0.0.1:{DASHBOARD_PORT}"
+    with chromium() as browser:
+        try:
+            for coins in ALL_COINS:
+                converge(producer_coins=coins)
+                wait_for(lambda coins=coins: on_the_board(session) >= coins or None, f"A board of {coins} coins", 900)
+                figures[f"cores_{coins}"] = cores(60)
+                figures[f"first_data_s_{coins}"], figures[f"refresh_ms_{coins}"] = seen_in(browser, board, BOARD)
+            with empty_page() as address:
+                figures["first_data_s_empty"], figures["refresh_ms_empty"] = seen_in(browser, address, LINE)
+            figures |= tabs(browser, board)
+        finally:
+            cluster.shutdown()
+            # The number that the inventory says.
+            converge()
+    return figures
+
+
+def reads() -> float:
+    """How often the dashboard's process has read the board."""
+    look = "from urllib.request import urlopen; print(urlopen('http://127.0.0.1:9403/metrics').read().decode())"
+    text = on_host(f'python3 -c "{look}"')
+    found = re.search(r'^crypto_dashboard_reads_total{outcome="ok"} (\S+)$', text, re.MULTILINE)
+    return float(found.group(1)) if found else sys.exit(f"No number of reads among the dashboard's metrics:\n{text}")
+
+
+def tabs(browser: Browser, address: str) -> dict[str, float]:
+    """The dashboard's process, and the memory of the host, while many look."""
+    process = on_host("systemctl show --property=MainPID --value crypto-dashboard").strip()
+    pages = [browser.new_page() for _ in range(TABS)]
+    for page in pages:
+        page.goto(address)
+        page.locator(BOARD).first.wait_for(timeout=120_000)
+    deadline, read, began = time.monotonic() + SECONDS, reads(), time.monotonic()
+    figures = {"tabs_cores_first": cores(30, process), "tabs_mb_first": resident_mb(process)}
+    samples = []
+    while time.monotonic() < deadline - 30:
+        samples.append(resident_mb())
+        pages[0].wait_for_timeout(5000)
+    figures |= {"tabs_cores_last": cores(30, process), "tabs_mb_last": resident_mb(process)}
+    figures |= {"tabs": TABS, "reads_a_minute": 60 * (reads() - read) / (time.monotonic() - began)}
+    for page in pages:
+        page.close()
     oom = on_host(
         "cat /sys/fs/cgroup/memory.events /sys/fs/cgroup/memory/memory.oom_control 2>/dev/null"
         " | awk '$1 == \"oom_kill\" {print $2}'"
     )
-    return {"memory_mb": max(samples), "memory_seconds": SECONDS, "oom_kills": int(oom or 0)}
+    return figures | {"memory_mb": max(samples), "memory_seconds": SECONDS, "oom_kills": int(oom or 0)}
+
+
+def remove_coins() -> None:
+    """Take the rows of the coins of this program out of all tables that people look at."""
+    cluster, session = wait_for(connect, "Cassandra's answer")
+    coins = {row.id for row in session.execute("SELECT DISTINCT id FROM crypto.prices") if row.id.startswith("bench-")}
+    month = time.strftime("%Y-%m", time.gmtime())
+    statements = [("DELETE FROM crypto.prices WHERE id = %s", (coin,)) for coin in coins]
+    statements += [("DELETE FROM crypto.latest_prices WHERE board = 'all' AND id = %s", (coin,)) for coin in coins]
+    statements += [
+        ("DELETE FROM crypto.candles WHERE id = %s AND interval = %s AND month = %s", (coin, interval, month))
+        for coin in coins
+        for interval in INTERVALS
+    ]
+    execute_concurrent(session, statements)
+    cluster.shutdown()
 
 
 def table(figures: dict[str, float]) -> str:
@@ -392,9 +586,10 @@ def main() -> None:
     """Measure, print, and write bench.json."""
     record = ROOT / ".state/up.json"
     figures: dict[str, float] = json.loads(record.read_text()) if record.exists() else {}
-    for measure in (converge_again, latencies, throughput, candle_delay, start_to_first_row, recovery, memory):
+    for measure in (converge_again, latencies, throughput, candle_delay, start_to_first_row, recovery, growth):
         print(f"measuring {measure.__name__} ...", flush=True)
         figures |= measure()
+    remove_coins()
     print(table(figures))
     (ROOT / "bench.json").write_text(json.dumps(figures, indent=2) + "\n")
 

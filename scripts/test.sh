@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Lint, the unit tests, and each molecule scenario with its time. All of them run, and any failure is one of the whole.
+# There is one stack at a time, whatever else goes on beside it.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -19,46 +20,81 @@ bootstrap_uv
 # Its borders wrap every line at 80 columns.
 export MOLECULE_COMMAND_BORDERS=false
 
-junit=$PWD/.state/junit
-rm -rf "$junit"
-mkdir -p "$junit"
-failed=()
-times=()
+if [ -n "${SCENARIO:-}" ]; then
+  [ -e "molecule/$SCENARIO/molecule.yml" ] || die "There is no scenario $SCENARIO; SCENARIO is one of: $(cd molecule && echo */molecule.yml | sed 's|/molecule.yml||g')."
+else
+  [ -z "${KEEP:-}" ] || die "KEEP leaves the host of one scenario: make test SCENARIO=default KEEP=1"
+fi
 
-# step NAME COMMAND...
+state=$PWD/.state/test
+rm -rf "$state"
+mkdir -p "$state"
+
+# step NAME COMMAND...: its time and how it ended are a line of $state/steps, shown at once.
+exec 3>&1
 step() {
   say "$1"
-  local before=$SECONDS
-  PYTEST_ADDOPTS="--junitxml=$junit/${1##* }.xml" "${@:2}" </dev/null || failed+=("$1")
-  times+=("$(printf '%6d s  %s' $((SECONDS - before)) "$1")")
+  local before=$SECONDS ended=passed
+  PYTEST_ADDOPTS="--junitxml=$state/${1##* }.xml" "${@:2}" </dev/null || ended=failed
+  printf '%6d s  %s  %s\n' $((SECONDS - before)) "$ended" "$1" | tee -a "$state/steps" >&3
 }
 
-step lint scripts/lint.sh
-step unit pytest app/tests
-step inventories pytest inventories/tests
-mirror_complete || step mirror fill_mirror
-scenarios=(molecule/*/molecule.yml)
-destroy=always
-if [ -n "${KEEP:-}" ]; then
-  [ -n "${SCENARIO:-}" ] || die "KEEP leaves the host of one scenario: make test SCENARIO=default KEEP=1"
-  destroy=never
+scenario() {
+  step "scenario $1" molecule test --destroy "${destroy:-always}" --scenario-name "$1"
+}
+
+# aside COMMAND...: what needs no running stack goes on beside those that need one; what it says is shown at its end.
+aside() {
+  say "Beside the next: $* (its output is in $state/aside.log until it ends)"
+  set -m
+  "$@" >"$state/aside.log" 2>&1 &
+  set +m
+  aside=$!
+}
+join() {
+  [ -n "$aside" ] || return 0
+  wait "$aside" || true
+  aside=
+  cat "$state/aside.log"
+}
+aside=
+trap '[ -z "$aside" ] || kill -- "-$aside"' EXIT
+
+without_hosts() {
+  step lint scripts/lint.sh
+  step unit pytest app/tests
+  step inventories pytest inventories/tests
+}
+
+if [ -n "${SCENARIO:-}" ]; then
+  without_hosts
+  mirror_complete || step mirror fill_mirror
+  # It starts from the image.
+  [ "$SCENARIO" != zookeeper ] || as_root podman image exists localhost/crypto-stream:test ||
+    step "image" molecule converge --scenario-name image
+  [ -z "${KEEP:-}" ] || destroy=never
+  scenario "$SCENARIO"
+else
+  aside without_hosts
+  mirror_complete || step mirror fill_mirror
+  scenario image
+  join
+  aside scenario refusal
+  for file in molecule/*/molecule.yml; do
+    name=$(basename "$(dirname "$file")")
+    [[ $name =~ ^(image|refusal)$ ]] || scenario "$name"
+  done
+  join
 fi
-for scenario in "${scenarios[@]}"; do
-  name=$(basename "$(dirname "$scenario")")
-  [ -z "${SCENARIO:-}" ] || [ "$SCENARIO" = "$name" ] || continue
-  # It starts from the image; in a whole run, scenario image has just made it.
-  [ "$name" != zookeeper ] || as_root podman image exists localhost/crypto-stream:test || step "image" molecule converge --scenario-name image
-  step "scenario $name" molecule test --destroy "$destroy" --scenario-name "$name"
-done
 
 say "make test"
-printf '%s\n' "${times[@]}"
-python3 - "$junit" <<'END'
+cat "$state/steps"
+python3 - "$state" <<'END'
 import pathlib, sys, xml.etree.ElementTree as tree
 
 suites = [suite for file in pathlib.Path(sys.argv[1]).glob("*.xml") for suite in tree.parse(file).iter("testsuite")]
 tests, skipped, failures, errors = (sum(int(suite.get(key, 0)) for suite in suites) for key in ("tests", "skipped", "failures", "errors"))
 print(f"{tests - skipped - failures - errors} passed, {failures + errors} failed, {skipped} skipped")
 END
-[ ${#failed[@]} = 0 ] || die "Failed: ${failed[*]}"
+! grep -q ' failed ' "$state/steps" || die "Failed: see above."
 echo "All passed in $SECONDS s."

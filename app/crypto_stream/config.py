@@ -152,7 +152,7 @@ class Kafka(Section):
     topic: TopicName = "crypto.prices"
     market_topic: TopicName = "crypto.global"
     rejected_topic: TopicName = "crypto.rejected"
-    partitions: int = Field(3, ge=1, le=1000)
+    partitions: int = Field(2, ge=1, le=1000)
     replication_factor: int = Field(1, ge=1, le=7)
     # Must exceed the longest outage of the stream job: it refuses to go on when messages are gone.
     retention_hours: int = Field(168, ge=1, le=87600)

@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tenacity
@@ -61,6 +62,7 @@ PLANNING: dict[str, Any] = {
 # What each of many small batches would pay for.
 SESSION = PLANNING | {
     "spark.scheduler.mode": "FAIR",
+    "spark.scheduler.allocation.file": Path(__file__).with_name("pools.xml").as_uri(),
     "spark.sql.streaming.pollingDelay": POLLING_DELAY,
     # The usual one starts a process (readlink) for each file of a checkpoint.
     "spark.sql.streaming.checkpointFileManagerClass": (

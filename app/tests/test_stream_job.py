@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterator, MutableMapping
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlsplit
+from xml.etree import ElementTree
 
 import pytest
 import structlog
@@ -410,6 +412,7 @@ def test_topics_are_read_from_their_beginning_and_gaps_stop_the_job() -> None:
     assert calls["maxOffsetsPerTrigger"] == 5
 
 
+@pytest.mark.usefixtures("spark")
 @pytest.mark.parametrize(("query", "mode"), [(PRICES, "append"), (CANDLES, "update")])
 def test_a_query_keeps_its_checkpoint_and_writes_by_batches(
     monkeypatch: pytest.MonkeyPatch, query: Query, mode: str
@@ -427,6 +430,14 @@ def test_a_query_keeps_its_checkpoint_and_writes_by_batches(
     assert calls["foreachBatch"] == (write,)
     assert calls["trigger"] == {"processingTime": "9 milliseconds"}
     assert "start" in calls
+
+
+def test_the_pools_are_those_of_the_queries() -> None:
+    """Spark takes a name that it does not know for a pool like any other."""
+    file = urlsplit(stream_job.SESSION["spark.scheduler.allocation.file"]).path
+    named = [pool.get("name") for pool in ElementTree.parse(file).iter("pool")]
+    assert named
+    assert set(named) <= {query.name for query in queries(Settings())}
 
 
 def test_each_query_has_a_table_and_a_checkpoint_of_its_own() -> None:

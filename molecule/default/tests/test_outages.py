@@ -14,8 +14,11 @@ from testinfra.host import Host
 pytestmark = pytest.mark.disturbs
 
 INTERVAL_SECONDS = 5
-# Those of one row have nothing to do with one another, and share their minute.
-TOGETHER = [["spark-master", "crypto-simulator", "crypto-dashboard"], ["spark-worker", "crypto-producer"]]
+# Those of one row come back each by itself, and share their minute.
+TOGETHER = [
+    ["spark-master", "crypto-simulator", "crypto-dashboard", "executor"],
+    ["spark-worker", "crypto-producer", "crypto-stream-job (Python)"],
+]
 ALONE = ({*UNITS, *CHILDREN} - {"crypto-schema"}).difference(*TOGETHER)
 PROCESSES = [*TOGETHER, *([name] for name in sorted(ALONE))]
 

@@ -16,56 +16,89 @@ from testinfra.host import Host
 # What changes by itself while somebody is logged in: logs, logins and caches.
 PASSING = ("/proc", "/sys", "/dev", "/run", "/tmp", "/var/tmp", "/var/log", "/var/cache", "/var/lib/apt")
 
-WRONG: list[tuple[str, Any, str]] = [
-    ("app_market", "kraken", "app_market must be one of: coinlore, simulator, got: kraken"),
-    ("spark_worker_cores", "many", "spark_worker_cores"),
+# The values of one run are refused together, each for itself: a list of (variable, value, words of the message).
+WRONG: list[list[tuple[str, Any, str]]] = [
+    [("app_market", "kraken", "app_market must be one of: coinlore, simulator, got: kraken")],
+    [("spark_worker_cores", "many", "spark_worker_cores")],
     # By the roles' own rules.
-    ("kafka_port", 70000, "kafka_port is 70000; it takes a port from 1 to 65535."),
-    ("kafka_heap_size", "64m", "kafka_heap_size is 64m; it takes a size such as 512m or 2g, 128m at least."),
-    ("kafka_memory_max", "256M", "kafka_heap_size is 256m; it takes less than kafka_memory_max, 256M."),
-    ("kafka_retention_bytes", 20, "kafka_retention_bytes is 20; it takes a number of 4194304 or more."),
-    ("kafka_advertised_host", "", "kafka_advertised_host is ''; it takes a name or an address that clients reach."),
-    (
-        "kafka_version",
-        "3.6.9",
-        "kafka_version is 3.6.9; it takes a version whose checksum is known (3.6.1; artifact_checksums",
-    ),
-    ("cassandra_memory_max", "2 GB", "cassandra_memory_max is '2 GB'; it takes a size such as 512M or 2G."),
-    ("cassandra_rpc_address", "10.0.0.5", "cassandra_rpc_address is 10.0.0.5; it takes 127.0.0.1 or 0.0.0.0."),
-    ("cassandra_rack", "a b", "cassandra_rack is 'a b'; it takes a name such as rack1."),
-    ("cassandra_seeds", ["elsewhere"], "cassandra_seeds is elsewhere; it takes hosts of the group cassandra"),
-    ("spark_daemon_memory", "2g", "spark_daemon_memory is 2g; it takes less than 512M."),
-    (
-        "stream_job_driver_memory",
-        "300m",
-        "stream_job_driver_memory is 300m; it takes a size such as 512m or 2g, 450m at least.",
-    ),
-    ("common_journal_max_size", "lots", "common_journal_max_size is lots; it takes a size such as 500M or 2G."),
-    ("common_address", "no such name", "common_address is 'no such name'; it takes a name or an IPv4 address."),
-    ("dashboard_address", "nowhere", "dashboard_address is nowhere; it takes an IPv4 address of the host, or 0.0.0.0"),
-    ("java_apt_repository", {"uris": ["file:/srv"]}, "java_apt_repository has no suites, components, signed_by;"),
+    [
+        ("kafka_port", 70000, "kafka_port is 70000; it takes a port from 1 to 65535."),
+        ("kafka_heap_size", "64m", "kafka_heap_size is 64m; it takes a size such as 512m or 2g, 128m at least."),
+        ("kafka_retention_bytes", 20, "kafka_retention_bytes is 20; it takes a number of 4194304 or more."),
+        ("kafka_advertised_host", "", "kafka_advertised_host is ''; it takes a name or an address that clients reach."),
+        (
+            "kafka_version",
+            "3.6.9",
+            "kafka_version is 3.6.9; it takes a version whose checksum is known (3.6.1; artifact_checksums",
+        ),
+    ],
+    [("kafka_memory_max", "256M", "kafka_heap_size is 256m; it takes less than kafka_memory_max, 256M.")],
+    [
+        ("cassandra_memory_max", "2 GB", "cassandra_memory_max is '2 GB'; it takes a size such as 512M or 2G."),
+        ("cassandra_rpc_address", "10.0.0.5", "cassandra_rpc_address is 10.0.0.5; it takes 127.0.0.1 or 0.0.0.0."),
+        ("cassandra_rack", "a b", "cassandra_rack is 'a b'; it takes a name such as rack1."),
+    ],
+    [("cassandra_seeds", ["elsewhere"], "cassandra_seeds is elsewhere; it takes hosts of the group cassandra")],
+    [("spark_daemon_memory", "2g", "spark_daemon_memory is 2g; it takes less than 512M.")],
+    [
+        (
+            "stream_job_driver_memory",
+            "300m",
+            "stream_job_driver_memory is 300m; it takes a size such as 512m or 2g, 450m at least.",
+        )
+    ],
+    [
+        ("common_journal_max_size", "lots", "common_journal_max_size is lots; it takes a size such as 500M or 2G."),
+        ("common_address", "no such name", "common_address is 'no such name'; it takes a name or an IPv4 address."),
+    ],
+    [
+        (
+            "dashboard_address",
+            "nowhere",
+            "dashboard_address is nowhere; it takes an IPv4 address of the host, or 0.0.0.0",
+        )
+    ],
+    [("java_apt_repository", {"uris": ["file:/srv"]}, "java_apt_repository has no suites, components, signed_by;")],
     # By the application's own checker.
-    ("producer_interval_seconds", 86401, "(producer_interval_seconds): got 86401, must be less than or equal to 86400"),
-    (
-        "producer_coins",
-        50000,
-        "(producer_coins): got 50000, must be a number from 1 to 20000, or a list of different ids",
-    ),
-    ("dashboard_refresh_seconds", 7200, "(dashboard_refresh_seconds): got 7200, must be less than or equal to 3600"),
-    ("app_topic_partitions", 2000, "(app_topic_partitions): got 2000, must be less than or equal to 1000"),
+    [
+        (
+            "producer_interval_seconds",
+            86401,
+            "(producer_interval_seconds): got 86401, must be less than or equal to 86400",
+        ),
+        (
+            "producer_coins",
+            50000,
+            "(producer_coins): got 50000, must be a number from 1 to 20000, or a list of different ids",
+        ),
+        (
+            "dashboard_refresh_seconds",
+            7200,
+            "(dashboard_refresh_seconds): got 7200, must be less than or equal to 3600",
+        ),
+        ("app_topic_partitions", 2000, "(app_topic_partitions): got 2000, must be less than or equal to 1000"),
+    ],
     # By what a host has, and what several pieces want of it.
-    (
-        "kafka_port",
-        9094,
-        "kafka_port and the brokers' listener for the stack are both 9094; each takes a port of its own.",
-    ),
-    ("dashboard_port", 8080, "dashboard_port and spark_master_ui_port are both 8080; each takes a port of its own."),
-    ("dashboard_port", 22, "dashboard_port is 22, where ssh.service listens already; it takes a free port."),
-    ("stream_job_executor_memory", "1200m", "it takes no more than a worker offers: spark_worker_memory is 640m."),
+    [
+        (
+            "kafka_port",
+            9094,
+            "kafka_port and the brokers' listener for the stack are both 9094; each takes a port of its own.",
+        ),
+        (
+            "dashboard_port",
+            8080,
+            "dashboard_port and spark_master_ui_port are both 8080; each takes a port of its own.",
+        ),
+    ],
+    [("dashboard_port", 22, "dashboard_port is 22, where ssh.service listens already; it takes a free port.")],
+    [("stream_job_executor_memory", "1200m", "it takes no more than a worker offers: spark_worker_memory is 640m.")],
     # Names.
-    ("kafka_heep_size", "512m", "kafka_heep_size is no variable; the nearest one is kafka_heap_size."),
-    ("kafak_port", 9092, "kafak_port is no variable; the nearest one is kafka_port."),
-    ("common_unit_early", True, "common_unit_early is what one role tells another; an inventory may not set it."),
+    [
+        ("kafka_heep_size", "512m", "kafka_heep_size is no variable; the nearest one is kafka_heap_size."),
+        ("kafak_port", 9092, "kafak_port is no variable; the nearest one is kafka_port."),
+        ("common_unit_early", True, "common_unit_early is what one role tells another; an inventory may not set it."),
+    ],
 ]
 # Several values of an inventory at once, or hosts besides the one.
 HEAPS = {"kafka_heap_size": "2g", "kafka_memory_max": "3G", "cassandra_heap_size": "1g", "cassandra_memory_max": "2G"}
@@ -117,7 +150,14 @@ OTHERS: dict[str, tuple[dict[str, Any], str, list[str]]] = {
         ],
     ),
 }
-CASES = {f"{name}={value}": ({name: value}, "", [expected]) for name, value, expected in WRONG} | OTHERS
+CASES = OTHERS | {
+    " ".join(f"{name}={value}" for name, value, _ in together): (
+        {name: value for name, value, _ in together},
+        "",
+        [expected for _, _, expected in together],
+    )
+    for together in WRONG
+}
 
 
 def everything(host: Host) -> str:
