@@ -538,8 +538,9 @@ def tabs(browser: Browser, address: str) -> dict[str, float]:
     process = on_host("systemctl show --property=MainPID --value crypto-dashboard").strip()
     pages = [browser.new_page() for _ in range(TABS)]
     for page in pages:
-        page.goto(address)
-        page.locator(BOARD).first.wait_for(timeout=120_000)
+        page.goto(address, wait_until="commit")
+    for page in pages:
+        page.locator(BOARD).first.wait_for(timeout=600_000)
     deadline, read, began = time.monotonic() + SECONDS, reads(), time.monotonic()
     figures = {"tabs_cores_first": cores(30, process), "tabs_mb_first": resident_mb(process)}
     samples = []

@@ -34,6 +34,8 @@ ORDERS = {
 def found(rows: list[LatestPrice], text: str) -> list[LatestPrice]:
     """Coins whose name or symbol holds this text, whatever its case."""
     wanted = text.strip().casefold()
+    if not wanted:
+        return rows
     return [row for row in rows if wanted in row.name.casefold() or wanted in (row.symbol or "").casefold()]
 
 
