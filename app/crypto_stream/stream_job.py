@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import queue
 import re
 import signal
 import sys
@@ -158,8 +157,7 @@ class Writer:
         # Batches wait for it: the query is planned while the tables are still being made.
         self.tables_exist = threading.Event()
         self.wrote = threading.Event()
-        # Rows of `dead_letters` that came too late for this query, to be written before the next batch.
-        self.late: queue.SimpleQueue[DataFrame] = queue.SimpleQueue()
+        self.streaming: StreamingQuery | None = None
         # When Kafka took the newest message that is written, in epoch milliseconds.
         self.newest_ts: int | None = None
 
@@ -168,14 +166,29 @@ class Writer:
         self.tables_exist.wait()
         began = time.monotonic()
         done: Rows = {}
-        while not self.late.empty():
-            done["late"] = self._until_written(self.late.get(), DEAD_LETTERS, batch)["written"]
+        if self.query.state and (late := self._late(rows.sparkSession, batch - 1)) is not None:
+            done["late"] = self._until_written(late, DEAD_LETTERS, batch)["written"]
         done |= self._until_written(rows, self.query.table, batch)
         seconds = time.monotonic() - began
         self._metrics.written(self.query.name, seconds, done)
         self.wrote.set()
         if any(done.values()):
             self._log.info("batch_written", batch=batch, duration_ms=round(seconds * 1000), **done)
+
+    def _late(self, spark: SparkSession, batch: int) -> DataFrame | None:
+        """What the batch before came too late with; None for nothing.
+
+        Spark counts it when that batch has ended. A process that was started since has not heard of it, and looks.
+        """
+        last = self.streaming.lastProgress if self.streaming else None
+        if (
+            last
+            and last["batchId"] == batch
+            and not any(one["numRowsDroppedByWatermark"] for one in last["stateOperators"])
+        ):
+            return None
+        found = span(checkpoint(self.query, self._settings), batch)
+        return None if found is None else late_rows(found, spark, self.query, self._settings)
 
     def _until_written(self, rows: DataFrame, table: Table, batch: int) -> Rows:
         done = self._attempt("batch_failed", self._write, rows, table, batch)
@@ -224,8 +237,6 @@ class Running:
     streaming: StreamingQuery
     writer: Writer
     progress: Progress
-    # The last batch that was looked through for late rows.
-    looked_through: int = -1
 
 
 def look_for_tables(spark: SparkSession, settings: Settings) -> None:
@@ -264,6 +275,7 @@ def start(spark: SparkSession, writer: Writer, settings: Settings) -> Running:
         .foreachBatch(writer)
         .start()
     )
+    writer.streaming = streaming
     return Running(query, streaming, writer, Progress(time.monotonic()))
 
 
@@ -344,30 +356,46 @@ def done_offsets(progress: dict[str, Any]) -> Offsets:
     }
 
 
-def late_rows(progress: dict[str, Any], spark: SparkSession, query: Query, settings: Settings) -> DataFrame | None:
-    """What a batch has left out because it came behind the watermark, as rows of `dead_letters`; None for nothing.
+@dataclass(frozen=True)
+class Span:
+    """What a batch read: offsets as JSON, None for a topic's beginning, and its watermark in epoch milliseconds."""
+
+    start: str | None
+    end: str
+    watermark_ms: int
+
+
+def span(place: str, batch: int) -> Span | None:
+    """What a checkpoint knows of a batch; None when that is nothing (any more)."""
+    offsets = Path(place, "offsets")
+    try:
+        # Spark's own: a version, a line about the batch, and one for each source.
+        _, about, end = (offsets / str(batch)).read_text().splitlines()
+        start = (offsets / str(batch - 1)).read_text().splitlines()[2] if batch else None
+    except FileNotFoundError:
+        return None
+    return Span(start, end, json.loads(about)["batchWatermarkMs"])
+
+
+def late_rows(found: Span, spark: SparkSession, query: Query, settings: Settings) -> DataFrame:
+    """What a batch has left out because it came behind the watermark, as rows of `dead_letters`.
 
     Spark only counts it. The same offsets are read again, and judged by the watermark that the batch had.
     """
-    if not any(operator["numRowsDroppedByWatermark"] for operator in progress["stateOperators"]):
-        return None
-    (source,) = progress["sources"]
-    offsets = {"endingOffsets": json.dumps(source["endOffset"])}
-    if source["startOffset"]:
-        offsets["startingOffsets"] = json.dumps(source["startOffset"])
     (topic,) = query.topics
     raw = (
         spark.read.format("kafka")
         .options(**kafka_options(settings))
-        .options(subscribe=settings.kafka.topics[topic], **offsets)
+        # What Kafka no longer holds, nobody can set aside.
+        .options(failOnDataLoss="false", subscribe=settings.kafka.topics[topic], endingOffsets=found.end)
+        .options(startingOffsets=found.start or "earliest")
         .load()
     )
-    watermark = F.to_timestamp(F.lit(progress["eventTime"]["watermark"]))
+    watermark = F.timestamp_millis(F.lit(found.watermark_ms))
     return sinks.living(transforms.late_samples({topic: raw}, watermark), DEAD_LETTERS, settings)
 
 
 def watch(
-    spark: SparkSession,
     running: list[Running],
     ends: Ends,
     settings: Settings,
@@ -393,8 +421,6 @@ def watch(
         for one in running:
             if (last := one.streaming.lastProgress) is not None:
                 one.progress.batch_ended(last["batchId"], done_offsets(last), now)
-            if one.query.state:
-                _look_for_late_rows(spark, one, settings)
             if is_look:
                 mine = {names[topic] for topic in one.query.topics}
                 lag = one.progress.topics_end(found and {at: end for at, end in found.items() if at[0] in mine}, now)
@@ -416,16 +442,6 @@ def watch(
         if not one.streaming.isActive:
             reason = str(one.streaming.exception())
             logger.error("query_died", query=one.query.name, reason=reason, todo=todo(reason, one.query, settings))
-
-
-def _look_for_late_rows(spark: SparkSession, one: Running, settings: Settings) -> None:
-    if one.progress.batch == one.looked_through:
-        return
-    for progress in one.streaming.recentProgress:
-        if progress["batchId"] > one.looked_through:
-            one.looked_through = progress["batchId"]
-            if (late := late_rows(progress, spark, one.query, settings)) is not None:
-                one.writer.late.put(late)
 
 
 def todo(reason: str, query: Query, settings: Settings) -> str | None:
@@ -487,7 +503,7 @@ def main() -> None:
         first.wrote.wait(FIRST_SECONDS)
         running += [start(spark, writer, settings) for writer in others]
         logger.info("started", queries=[one.query.name for one in running])
-        watch(spark, running, ends, settings, metrics, logger)
+        watch(running, ends, settings, metrics, logger)
     except Stop:
         notify("STOPPING=1")
         logger.info("stopping")

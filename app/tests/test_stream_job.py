@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import threading
 import time
 from collections.abc import Iterator, MutableMapping
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,7 +17,7 @@ from crypto_stream import sinks, stream_job
 from crypto_stream.config import Settings
 from crypto_stream.metrics import JobMetrics, read
 from crypto_stream.queries import Query, queries
-from crypto_stream.stream_job import Offsets, Progress, Running, Writer, done_offsets, wait_for, watch
+from crypto_stream.stream_job import Offsets, Progress, Running, Span, Writer, done_offsets, span, wait_for, watch
 from crypto_stream.tables import TABLES, Table
 from kafka.errors import KafkaTimeoutError
 from prometheus_client import generate_latest
@@ -116,11 +118,6 @@ class FakeQuery:
             "stateOperators": [{"numRowsDroppedByWatermark": self._late}],
         }
 
-    @property
-    def recentProgress(self) -> list[dict[str, Any]]:  # noqa: N802
-        last = self.lastProgress
-        return [] if last is None else [last]
-
     def exception(self) -> str:
         return "boom"
 
@@ -150,7 +147,7 @@ def watched(
     settings, metrics = Settings(stream_job={"stall_seconds": stall}), JobMetrics()
     writer = Writer(query, settings, metrics, LOGGER)
     running = Running(query, streaming, writer, Progress(time.monotonic()))  # type: ignore[arg-type]
-    watch(None, [running], SimpleNamespace(look=look), settings, metrics, LOGGER)  # type: ignore[arg-type]
+    watch([running], SimpleNamespace(look=look), settings, metrics, LOGGER)  # type: ignore[arg-type]
     return told, metrics, running
 
 
@@ -270,27 +267,68 @@ def test_an_empty_batch_is_no_news_but_is_up_to_date(written: list[str], lines: 
     assert write.newest_ts == pytest.approx(time.time() * 1000, abs=60_000)
 
 
+def checkpoint_with(folder: Path, *watermarks: int) -> Settings:
+    """The checkpoint of the candles, of batches that each read another message."""
+    offsets = folder / "candles/offsets"
+    offsets.mkdir(parents=True)
+    for batch, watermark in enumerate(watermarks):
+        about = {"batchWatermarkMs": watermark, "batchTimestampMs": 1_700_000_000_000, "conf": {}}
+        lines = ["v1", json.dumps(about), json.dumps({"crypto.prices": {"0": batch + 1}})]
+        (offsets / str(batch)).write_text("\n".join(lines))
+    return Settings(stream_job={"checkpoint_dir": str(folder)})
+
+
+def test_the_offsets_of_a_batch_are_those_of_its_checkpoint(tmp_path: Path) -> None:
+    settings = checkpoint_with(tmp_path, 0, 5000)
+    place = stream_job.checkpoint(CANDLES, settings)
+    assert span(place, 0) == Span(None, '{"crypto.prices": {"0": 1}}', 0)
+    assert span(place, 1) == Span('{"crypto.prices": {"0": 1}}', '{"crypto.prices": {"0": 2}}', 5000)
+    assert span(place, 2) is None
+    assert span(place, -1) is None
+
+
+@pytest.mark.parametrize(
+    ("ended", "expected"),
+    [
+        # Spark has counted, some or none.
+        (FakeQuery(9, {0: 1}, late=3), ["dead_letters", "candles"]),
+        (FakeQuery(9, {0: 1}), ["candles"]),
+        # It was a process before this one that saw the end of the batch.
+        (FakeQuery(9, {}), ["dead_letters", "candles"]),
+        (None, ["dead_letters", "candles"]),
+    ],
+)
 def test_what_came_too_late_is_set_aside_with_the_next_batch(
-    monkeypatch: pytest.MonkeyPatch, written: list[str], lines: LogLines
+    ended: FakeQuery | None,
+    expected: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    written: list[str],
+    lines: LogLines,
 ) -> None:
-    def late_rows(progress: dict[str, Any], *_: object) -> FakeFrame | None:
-        return FakeFrame(3) if progress["batchId"] == 9 else None
+    asked: list[Span] = []
+
+    def late_rows(found: Span, *_: object) -> FakeFrame:
+        asked.append(found)
+        return FakeFrame(3)
 
     monkeypatch.setattr(stream_job, "late_rows", late_rows)
-    *_, running = watched(monkeypatch, FakeQuery(200, {1: 8, 9: 9, 20: 10}), at(10), query=CANDLES)
     metrics = JobMetrics()
-    write = writer(metrics, CANDLES)
-    write.late = running.writer.late
-    write(FakeFrame(5), 10)  # type: ignore[arg-type]
-    write(FakeFrame(5), 11)  # type: ignore[arg-type]
-    assert written == ["dead_letters", "candles", "candles"]
-    assert read(generate_latest(metrics.registry).decode())["crypto_job_rows_total{late,candles}"] == 3
+    write = Writer(CANDLES, checkpoint_with(tmp_path, 0, 5000), metrics, LOGGER)
+    write.tables_exist.set()
+    write.streaming = ended  # type: ignore[assignment]
+    write(FakeFrame(5), 2)  # type: ignore[arg-type]
+    assert written == expected
+    assert [found.watermark_ms for found in asked] == [5000] * (len(expected) - 1)
+    counted = read(generate_latest(metrics.registry).decode()).get("crypto_job_rows_total{late,candles}", 0)
+    assert counted == 3 * len(asked)
 
 
-def test_nothing_is_read_again_where_nothing_was_too_late() -> None:
-    progress = FakeQuery(9, {0: 1}).lastProgress
-    assert progress is not None
-    assert stream_job.late_rows(progress, None, CANDLES, Settings()) is None  # type: ignore[arg-type]
+def test_before_the_first_batch_there_was_none(tmp_path: Path, written: list[str]) -> None:
+    write = Writer(CANDLES, Settings(stream_job={"checkpoint_dir": str(tmp_path)}), JobMetrics(), LOGGER)
+    write.tables_exist.set()
+    write(FakeFrame(5), 0)  # type: ignore[arg-type]
+    assert written == ["candles"]
 
 
 def test_a_batch_that_fails_is_written_one_by_one(

@@ -9,7 +9,7 @@ from typing import Any
 
 import oracle
 import pytest
-from sandbox import events, wait_for
+from sandbox import events, process, wait_for
 from stream import TOO_LATE, Stream
 from testinfra.host import Host
 
@@ -139,6 +139,25 @@ def test_a_replay_of_what_makes_no_sense_is_refused(operator: Host, arguments: s
     # Spark hands on both as one.
     assert words in run.stdout
     assert "Traceback" not in run.stdout
+
+
+@pytest.mark.disturbs
+def test_what_came_too_late_is_set_aside_although_the_job_was_killed_before_it_could(
+    host: Host, stream: Stream
+) -> None:
+    partition, offset = stream.send(price("test-late", int((time.time() - 3 * LATENESS_SECONDS) * 1000), 2.0))
+    # Up to where the last batch went that has ended. The next one is the first that can tell of it.
+    ended = "cd /var/lib/crypto-stream/checkpoints/candles && sed -n 3p offsets/$(ls commits | sort -n | tail -n 1)"
+    wait_for(
+        lambda: json.loads(host.check_output(ended))["crypto.prices"][str(partition)] > offset,
+        "the end of its batch",
+        120,
+    )
+    host.check_output("kill -9 %s", process(host, "crypto-stream-job"))
+    assert (partition, offset) not in stream.late()
+    stream.wait_until_all_is_well(time.time())
+    wait_for(lambda: stream.late().get((partition, offset)), "a row in crypto.dead_letters", 120)
+    stream.compare_every_table()
 
 
 @pytest.mark.disturbs

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import pytest
 import yaml
-from conftest import ADDRESSES, NEWEST, Cloud
+from cloud import ADDRESSES, NEWEST, Cloud
 from sandbox import ROOT
 
 # One instance carries what the sample of one host does: everything but the simulator.

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import ADDRESSES, Cloud
+from cloud import ADDRESSES, Cloud
 from sandbox import CACHE, ROOT, podman, wait_for
 
 HOST = "crypto-molecule-ec2"

@@ -1,0 +1,76 @@
+"""Measure the running sandbox, print a table and write bench.json.
+
+What is measured, and against what:
+  up_s                  what the last `make up` took, as it recorded itself
+  converge_again_s      ansible-playbook playbooks/site.yml on the converged host; changed must be 0
+  start_to_first_row_s  from `systemctl start crypto-stack.target`, everything stopped, to the first new row
+  recovery_s            from `kill -9` of a process to the next row, the slowest of all processes; prices are polled
+                        every 30 s, which is part of it
+  latency_RATE          from the moment at which Kafka took a message to the moment at which its row can be read, at
+                        RATE messages a second, in milliseconds: the median and the 99th percentile of what is probed;
+                        probe_ms is the share of the looking itself
+  rows_per_s            prices through the job, all of its queries running, from a topic that was filled while it stood
+                        still, best of three; beside it what Spark's connector writes from memory with the same cores
+                        (connector_rows_per_s), and the Python driver in batches of 50 of one coin (driver_rows_per_s);
+                        rows_to_connector is the first as a part of the second
+  candle_delay_s        from the moment at which Kafka took a price to the moment at which it is in its candle
+  COINS: 100 and 14,000 coins, all of them polled from the simulator, a request a second:
+  cores_COINS           cores that the whole host was busy with
+  first_data_s_COINS    from the address to the board in a browser that has nothing of it yet, the median
+  refresh_ms_COINS      from the request of a refresh to the picture after the last of its answer, the median
+  first_data_s_empty    the same of a page of Streamlit that shows one line, on the same host in the same run
+  refresh_ms_empty
+  tabs_mb_first, _last  resident memory of the dashboard's process while TABS (20) viewers look at it for BENCH_SECONDS
+  tabs_cores_first ...  (600), at the beginning and at the end, and the cores it is busy with; reads_a_minute is how
+                        often it read the board for them
+  memory_mb             resident memory of all processes of the host, the highest of that time
+
+Its own coins, "Bench", are removed at the end.
+"""
+
+from __future__ import annotations
+
+import json
+
+from bench.dashboard import growth
+from bench.host import ROOT
+from bench.life import converge_again, recovery, start_to_first_row
+from bench.stream import candle_delay, latencies, remove_coins, throughput
+
+# Goals on two cores and 4096 MB.
+GOALS = {
+    "up_s": 600,
+    "converge_again_s": 60,
+    "start_to_first_row_s": 30,
+    "recovery_s": 60,
+    "latency_p50_ms_1000": 300,
+    "latency_p99_ms_1000": 700,
+    "first_data_s_14000": 1.5,
+    "refresh_ms_14000": 300,
+    "memory_mb": 3200,
+}
+
+
+def table(figures: dict[str, float]) -> str:
+    """The figures as lines, with their goals."""
+    lines = [f"{'':24}{'measured':>10}{'goal':>10}"]
+    for name, value in figures.items():
+        goal = f"< {GOALS[name]}" if name in GOALS else ""
+        lines.append(f"{name:24}{value:>10.1f}{goal:>10}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure, print, and write bench.json."""
+    record = ROOT / ".state/up.json"
+    figures: dict[str, float] = json.loads(record.read_text()) if record.exists() else {}
+    for measure in (converge_again, latencies, throughput, candle_delay, start_to_first_row, recovery, growth):
+        print(f"measuring {measure.__name__} ...", flush=True)
+        figures |= measure()
+    remove_coins()
+    print(table(figures))
+    (ROOT / "bench.json").write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""The dashboard in a browser: with few coins and all of them, and with many who look."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.client import HTTPConnection, HTTPException
+
+from cassandra.cluster import Session
+from playwright.sync_api import Browser, sync_playwright
+
+from bench.host import SSH, connect, converge, cores, on_host, published, resident_mb, wait_for
+
+SECONDS = int(os.environ.get("BENCH_SECONDS", "600"))
+DASHBOARD_PORT = int(os.environ.get("DASHBOARD_PORT", "8501"))
+DASHBOARD_METRICS_PORT = 9403
+
+# What a viewer sees, and how often it is looked at.
+ALL_COINS = (100, 14_000)
+TABS = 20
+VISITS = 5
+BOARD, LINE = "[data-testid=stDataFrame] canvas", "[data-testid=stMarkdown]"
+EMPTY_PORT = 18501
+EMPTY = """
+import time
+import streamlit as st
+st.fragment(lambda: st.write(time.time()), run_every=5)()
+"""
+# Notes when the first data is there, and how long each refresh takes: from what the page sends to the first picture
+# after the last of the answer.
+WATCH = """
+window.bench = {first: null, refreshes: []};
+let sent = null, shown = null;
+const look = setInterval(() => {
+  if (document.querySelector(%s)) { window.bench.first = performance.now(); clearInterval(look); }
+}, 10);
+const send = WebSocket.prototype.send;
+const known = new WeakSet();
+WebSocket.prototype.send = function (data) {
+  if (!known.has(this)) {
+    known.add(this);
+    this.addEventListener("message", () => requestAnimationFrame(() => { shown = performance.now(); }));
+  }
+  // The first is the page itself.
+  if (sent !== null && shown > sent && window.bench.first !== null && window.bench.first < sent)
+    window.bench.refreshes.push(shown - sent);
+  sent = performance.now();
+  return send.call(this, data);
+};
+"""
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """Debian's, without a window."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"),
+            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"],
+        )
+        yield browser
+        browser.close()
+
+
+def seen_in(browser: Browser, address: str, what: str) -> tuple[float, float]:
+    """Seconds to the first data and milliseconds of a refresh, medians of VISITS with an empty cache each.
+
+    `what` selects the element that is the first data.
+    """
+    firsts, refreshes = [], []
+    for _ in range(VISITS):
+        context = browser.new_context()
+        page = context.new_page()
+        page.add_init_script(WATCH % json.dumps(what))
+        page.goto(address, wait_until="commit")
+        page.wait_for_function("window.bench.refreshes.length >= 2", timeout=120_000)
+        found = page.evaluate("window.bench")
+        firsts.append(found["first"] / 1000)
+        refreshes += found["refreshes"]
+        context.close()
+    return statistics.median(firsts), statistics.median(refreshes)
+
+
+def answers() -> bool | None:
+    """Whether the empty page does."""
+    try:
+        connection = HTTPConnection("127.0.0.1", EMPTY_PORT, timeout=5)
+        connection.request("GET", "/_stcore/health")
+        return connection.getresponse().status == 200 or None
+    except (OSError, HTTPException):
+        return None
+
+
+@contextmanager
+def empty_page() -> Iterator[str]:
+    """The address of a page that shows one line, refreshed as often as the dashboard, by the same Streamlit."""
+    started = on_host("systemctl show --property=ExecStart crypto-dashboard")
+    python = re.search(r"argv\[\]=(\S+)", started)
+    if python is None:
+        sys.exit(f"crypto-dashboard is not started as expected: {started}")
+    options = f"--server.headless=true --server.port={EMPTY_PORT} --server.address=127.0.0.1"
+    on_host(f"cat > /tmp/empty.py <<'END'\n{EMPTY}\nEND")
+    on_host(f"sudo systemd-run --unit=bench-empty --uid=ops {python.group(1)} -m streamlit run {options} /tmp/empty.py")
+    tunnel = subprocess.Popen([*SSH, "-N", "-L", f"{EMPTY_PORT}:127.0.0.1:{EMPTY_PORT}", "ops@127.0.0.1"])
+    try:
+        wait_for(answers, "An answer of the empty page")
+        yield f"http://127.0.0.1:{EMPTY_PORT}"
+    finally:
+        tunnel.terminate()
+        on_host("sudo systemctl stop bench-empty; rm /tmp/empty.py")
+
+
+def is_on_the_board(session: Session, coins: int) -> bool | None:
+    """Whether so many coins have a row of the last minutes."""
+    rows = session.execute("SELECT ts FROM crypto.latest_prices WHERE board = 'all'")
+    return sum(row.ts > (time.time() - 600) * 1000 for row in rows) >= coins or None
+
+
+def reads() -> float:
+    """How often the dashboard's process has read the board."""
+    return published(DASHBOARD_METRICS_PORT)["crypto_dashboard_reads_total{ok}"]
+
+
+def tabs(browser: Browser, address: str) -> dict[str, float]:
+    """The dashboard's process, and the memory of the host, while many look."""
+    process = on_host("systemctl show --property=MainPID --value crypto-dashboard").strip()
+    pages = [browser.new_page() for _ in range(TABS)]
+    for page in pages:
+        page.goto(address, wait_until="commit")
+    for page in pages:
+        page.locator(BOARD).first.wait_for(timeout=600_000)
+    deadline, read, began = time.monotonic() + SECONDS, reads(), time.monotonic()
+    figures = {"tabs_cores_first": cores(30, process), "tabs_mb_first": resident_mb(process)}
+    samples = []
+    while time.monotonic() < deadline - 30:
+        samples.append(resident_mb())
+        pages[0].wait_for_timeout(5000)
+    figures |= {"tabs_cores_last": cores(30, process), "tabs_mb_last": resident_mb(process)}
+    figures |= {"tabs": TABS, "reads_a_minute": 60 * (reads() - read) / (time.monotonic() - began)}
+    for page in pages:
+        page.close()
+    oom = on_host(
+        "cat /sys/fs/cgroup/memory.events /sys/fs/cgroup/memory/memory.oom_control 2>/dev/null"
+        " | awk '$1 == \"oom_kill\" {print $2}'"
+    )
+    return figures | {"memory_mb": max(samples), "memory_seconds": SECONDS, "oom_kills": int(oom or 0)}
+
+
+def growth() -> dict[str, float]:
+    """The host and the dashboard with few coins and with all of them, and that with many who look."""
+    figures: dict[str, float] = {}
+    cluster, session = wait_for(connect, "Cassandra's answer")
+    board = f"http://127.0.0.1:{DASHBOARD_PORT}"
+    with chromium() as browser:
+        try:
+            for coins in ALL_COINS:
+                converge(producer_coins=coins)
+                wait_for(partial(is_on_the_board, session, coins), f"A board of {coins} coins", 900)
+                figures[f"cores_{coins}"] = cores(60)
+                figures[f"first_data_s_{coins}"], figures[f"refresh_ms_{coins}"] = seen_in(browser, board, BOARD)
+            with empty_page() as address:
+                figures["first_data_s_empty"], figures["refresh_ms_empty"] = seen_in(browser, address, LINE)
+            figures |= tabs(browser, board)
+        finally:
+            cluster.shutdown()
+            # The number that the inventory says.
+            converge()
+    return figures
