@@ -293,6 +293,8 @@ def test_the_offsets_of_a_batch_are_those_of_its_checkpoint(tmp_path: Path) -> N
         # Spark has counted, some or none.
         (FakeQuery(9, {0: 1}, late=3), ["dead_letters", "candles"]),
         (FakeQuery(9, {0: 1}), ["candles"]),
+        # Of an older batch.
+        (FakeQuery(9, {0: 0}), ["dead_letters", "candles"]),
         # It was a process before this one that saw the end of the batch.
         (FakeQuery(9, {}), ["dead_letters", "candles"]),
         (None, ["dead_letters", "candles"]),
