@@ -12,7 +12,7 @@ from testinfra.host import Host
     ("command", "expected"),
     [
         ("kafka-topics.sh --list", "crypto.prices"),
-        ("kafka-topics.sh --describe --topic crypto.prices", "PartitionCount: 3"),
+        ("kafka-topics.sh --describe --topic crypto.prices", "PartitionCount: 2"),
         ("kafka-console-consumer.sh --topic crypto.prices --from-beginning --max-messages 1", '"price_usd"'),
         ("cqlsh -e 'select * from crypto.prices limit 5'", "(5 rows)"),
         ("nodetool status", "UN  127.0.0.1"),
