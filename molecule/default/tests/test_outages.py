@@ -65,7 +65,7 @@ def test_frozen(host: Host, stream: Stream, names: list[str]) -> None:
     began = time.time()
     host.check_output(f"kill -STOP {frozen}")
     try:
-        wait_for(lambda: time.time() > began + 45, "45 s without them", 60)
+        wait_for(lambda: time.time() > began + 35, "35 s without them", 60)
     finally:
         host.check_output(f"kill -CONT {frozen}")
     stream.wait_until_all_is_well(time.time())
