@@ -67,9 +67,10 @@ def main() -> None:
     for measure in (converge_again, latencies, throughput, candle_delay, start_to_first_row, recovery, growth):
         print(f"measuring {measure.__name__} ...", flush=True)
         figures |= measure()
+        # What is measured is kept, whatever becomes of the next.
+        (ROOT / "bench.json").write_text(json.dumps(figures, indent=2) + "\n")
     remove_coins()
     print(table(figures))
-    (ROOT / "bench.json").write_text(json.dumps(figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":
