@@ -65,6 +65,7 @@ def test_frozen(host: Host, stream: Stream, names: list[str]) -> None:
     began = time.time()
     host.check_output(f"kill -STOP {frozen}")
     try:
+        # A client gives up on an answer after half a minute.
         wait_for(lambda: time.time() > began + 35, "35 s without them", 60)
     finally:
         host.check_output(f"kill -CONT {frozen}")
