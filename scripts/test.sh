@@ -60,6 +60,8 @@ join() {
 }
 aside=
 trap '[ -z "$aside" ] || kill -- "-$aside"' EXIT
+# molecule takes it for itself, and bash would go on with the next step.
+trap 'exit 130' INT
 
 without_hosts() {
   step lint scripts/lint.sh
