@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import json
 
-from bench.dashboard import growth
+from bench.dashboard import growth, viewers
 from bench.host import ROOT
 from bench.life import converge_again, recovery, start_to_first_row
 from bench.stream import candle_delay, latencies, remove_coins, throughput
@@ -65,7 +65,8 @@ def main() -> None:
     """Measure, print, and write bench.json."""
     record = ROOT / ".state/up.json"
     figures: dict[str, float] = json.loads(record.read_text()) if record.exists() else {}
-    for measure in (converge_again, latencies, throughput, candle_delay, start_to_first_row, recovery, growth):
+    stream = (latencies, throughput, candle_delay, start_to_first_row, recovery)
+    for measure in (converge_again, *stream, growth, viewers):
         print(f"measuring {measure.__name__} ...", flush=True)
         figures |= measure()
         # What is measured is kept, whatever becomes of the next.

@@ -21,7 +21,7 @@ from playwright.sync_api import Browser, sync_playwright
 from bench.host import SSH, connect, converge, cores, on_host, published, resident_mb, wait_for
 
 SECONDS = int(os.environ.get("BENCH_SECONDS", "600"))
-DASHBOARD_PORT = int(os.environ.get("DASHBOARD_PORT", "8501"))
+ADDRESS = f"http://127.0.0.1:{os.environ.get('DASHBOARD_PORT', '8501')}"
 DASHBOARD_METRICS_PORT = 9403
 
 # What a viewer sees, and how often it is looked at.
@@ -130,24 +130,22 @@ def reads() -> float:
     return published(DASHBOARD_METRICS_PORT)["crypto_dashboard_reads_total{ok}"]
 
 
-def tabs(browser: Browser, address: str) -> dict[str, float]:
-    """The dashboard's process, and the memory of the host, while many look."""
+def viewers() -> dict[str, float]:
+    """The dashboard's process, and the memory of the host, while TABS of them look for SECONDS."""
     process = on_host("systemctl show --property=MainPID --value crypto-dashboard").strip()
-    pages = [browser.new_page() for _ in range(TABS)]
-    for page in pages:
-        page.goto(address, wait_until="commit")
-    for page in pages:
-        page.locator(BOARD).first.wait_for(timeout=600_000)
-    deadline, read, began = time.monotonic() + SECONDS, reads(), time.monotonic()
-    figures = {"tabs_cores_first": cores(30, process), "tabs_mb_first": resident_mb(process)}
-    samples = []
-    while time.monotonic() < deadline - 30:
-        samples.append(resident_mb())
-        pages[0].wait_for_timeout(5000)
-    figures |= {"tabs_cores_last": cores(30, process), "tabs_mb_last": resident_mb(process)}
-    figures |= {"tabs": TABS, "reads_a_minute": 60 * (reads() - read) / (time.monotonic() - began)}
-    for page in pages:
-        page.close()
+    with chromium() as browser:
+        for _ in range(TABS):
+            page = browser.new_page()
+            page.goto(ADDRESS, wait_until="commit")
+            page.locator(BOARD).first.wait_for(timeout=300_000)
+        read, began = reads(), time.monotonic()
+        figures = {"tabs_cores_first": cores(30, process), "tabs_mb_first": resident_mb(process)}
+        samples = []
+        while time.monotonic() < began + SECONDS - 30:
+            samples.append(resident_mb())
+            page.wait_for_timeout(5000)
+        figures |= {"tabs_cores_last": cores(30, process), "tabs_mb_last": resident_mb(process)}
+        figures |= {"tabs": TABS, "reads_a_minute": 60 * (reads() - read) / (time.monotonic() - began)}
     oom = on_host(
         "cat /sys/fs/cgroup/memory.events /sys/fs/cgroup/memory/memory.oom_control 2>/dev/null"
         " | awk '$1 == \"oom_kill\" {print $2}'"
@@ -156,20 +154,18 @@ def tabs(browser: Browser, address: str) -> dict[str, float]:
 
 
 def growth() -> dict[str, float]:
-    """The host and the dashboard with few coins and with all of them, and that with many who look."""
+    """The host and the dashboard with few coins and with all of them, beside an empty page."""
     figures: dict[str, float] = {}
     cluster, session = wait_for(connect, "Cassandra's answer")
-    board = f"http://127.0.0.1:{DASHBOARD_PORT}"
     with chromium() as browser:
         try:
             for coins in ALL_COINS:
                 converge(producer_coins=coins)
                 wait_for(partial(is_on_the_board, session, coins), f"A board of {coins} coins", 900)
                 figures[f"cores_{coins}"] = cores(60)
-                figures[f"first_data_s_{coins}"], figures[f"refresh_ms_{coins}"] = seen_in(browser, board, BOARD)
+                figures[f"first_data_s_{coins}"], figures[f"refresh_ms_{coins}"] = seen_in(browser, ADDRESS, BOARD)
             with empty_page() as address:
                 figures["first_data_s_empty"], figures["refresh_ms_empty"] = seen_in(browser, address, LINE)
-            figures |= tabs(browser, board)
         finally:
             cluster.shutdown()
             # The number that the inventory says.

@@ -18,7 +18,7 @@ from crypto_stream.messages import PriceMessage, encode
 from crypto_stream.tables import INTERVALS
 from kafka import KafkaProducer
 
-from bench.host import KAFKA_PORT, connect, on_host, published, wait_for
+from bench.host import KAFKA_PORT, connect, on_host, wait_for
 
 PRICES = "crypto.prices"
 # Messages a second; how many of them are of the coin that is looked for, how often, and for how long.
@@ -33,7 +33,6 @@ BACKLOG = 100_000
 ROUNDS = 3
 BATCH_ROWS = 50
 CANDLES = 8
-JOB_METRICS_PORT = 9402
 
 # The same sink as the job's, fed from memory.
 CONNECTOR = f"""
@@ -74,7 +73,7 @@ def send(rate: int, seconds: float, taken: dict[int, int]) -> None:
     producer.close(30)
 
 
-def one(session: Session, look: Any, key: Sequence[object]) -> object:
+def one(session: Session, look: Any, key: Sequence[object]) -> Any:
     """A row, or None."""
     return session.execute(look, key).one()
 
@@ -127,15 +126,20 @@ def backlog(producer: KafkaProducer) -> list[tuple[str, int]]:
     return list(last.items())
 
 
-def caught_up() -> bool | None:
-    """Whether no query of the job has more to do than the simulator's last poll."""
-    behind = [value for name, value in published(JOB_METRICS_PORT).items() if name.startswith("crypto_job_lag_records")]
-    return max(behind) < BENCH_COINS * 2 or None
+def one_candle(session: Session, look: Any, coin: str, ts: int) -> bool | None:
+    """Whether the candle of a backlog's last minute has all of its prices of that minute."""
+    start = ts // 60_000 * 60_000
+    first = max(start, ts - BACKLOG // BENCH_COINS + 1)
+    row = one(session, look, [coin, time.strftime("%Y-%m", time.gmtime(ts / 1000)), start])
+    return bool(row and row.samples > ts - first) or None
 
 
 def through_the_job(session: Session) -> float:
     """Rows a second from Kafka into the table, best of ROUNDS after one to warm up."""
     look = session.prepare("SELECT ts FROM crypto.prices WHERE id = ? AND ts = ?")
+    candle = session.prepare(
+        "SELECT samples FROM crypto.candles WHERE id = ? AND interval = '1m' AND month = ? AND start = ?"
+    )
     producer = KafkaProducer(bootstrap_servers=[f"127.0.0.1:{KAFKA_PORT}"], acks="all", linger_ms=20)
     best = 0.0
     for _ in range(1 + ROUNDS):
@@ -148,7 +152,9 @@ def through_the_job(session: Session) -> float:
         for key in last:
             wait_for(partial(one, session, look, key), "A row for each message")
         best = max(best, BACKLOG / (time.monotonic() - began))
-        wait_for(caught_up, "The end of all queries' work")
+        # The slowest of the other queries has caught up.
+        for coin, ts in last:
+            wait_for(partial(one_candle, session, candle, coin, ts), "A candle with each message")
     producer.close()
     return best
 
