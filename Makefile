@@ -50,7 +50,7 @@ lint: ## Run every linter
 	@scripts/lint.sh
 
 bench: ## Measure the running sandbox and write bench.json
-	@scripts/run.sh dev env PYTHONPATH=app:scripts python -m bench
+	@scripts/bench.sh
 
 mirror: ## Fill the artifact mirror in the cache
 	@scripts/mirror.sh

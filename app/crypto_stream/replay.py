@@ -27,7 +27,7 @@ from crypto_stream.config import Settings
 from crypto_stream.messages import CLOCK_TOLERANCE_MS, MIN_TS
 from crypto_stream.queries import Query, queries
 from crypto_stream.stream_job import PLANNING, first_line, kafka_options
-from crypto_stream.tables import CANDLES, DAY_MS, DEAD_LETTERS, Table
+from crypto_stream.tables import CANDLES, DAY_MS, DEAD_LETTERS
 from crypto_stream.transforms import BORN_AT, WRITTEN_AT
 
 STATUS_FAILED, STATUS_USAGE = 1, 2
@@ -170,17 +170,11 @@ def repaired(rows: DataFrame, query: Query, wanted: Span, now: int, settings: Se
         rows = rows.where(F.col(BORN_AT) <= last)
         rows = rows.where(F.unix_millis("start") >= wanted.start)
     elif query.table.current:
-        # The newest there is, wherever the span ends.
-        rows = newest(rows.where(F.col("ts") >= wanted.start), query.table)
+        # The newest there is, wherever the span ends: with one write time for all, Cassandra could not tell.
+        rows = sinks.newest(rows.where(F.col("ts") >= wanted.start), query.table)
     elif query.table is not DEAD_LETTERS:
         rows = rows.where((F.col("ts") >= wanted.start) & (F.col("ts") < wanted.stop))
     return rows.withColumn(WRITTEN_AT, F.lit(now * 1000))
-
-
-def newest(rows: DataFrame, table: Table) -> DataFrame:
-    """Of the rows with the same key, the newest: with one write time for all, Cassandra cannot tell."""
-    key = [*table.partition_key, *table.clustering_key]
-    return rows.groupBy(*key).agg(F.max_by(F.struct(*rows.columns), WRITTEN_AT).alias("row")).select("row.*")
 
 
 def closed_by(now: int, settings: Settings) -> int:

@@ -47,6 +47,12 @@ def living(rows: DataFrame, table: Table, settings: Settings) -> DataFrame:
     return rows.withColumn(TTL, left.cast("int")).where(F.col(TTL) > 0)
 
 
+def newest(rows: DataFrame, table: Table) -> DataFrame:
+    """Of the rows with the same key, the one with the latest write time."""
+    key = [*table.partition_key, *table.clustering_key]
+    return rows.groupBy(*key).agg(F.max_by(F.struct(*rows.columns), WRITTEN_AT).alias("row")).select("row.*")
+
+
 def forget_sessions(spark: SparkSession) -> None:
     """Let the connector connect anew, after a write that failed.
 

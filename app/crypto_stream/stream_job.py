@@ -218,7 +218,11 @@ class Writer:
     def _write(self, rows: DataFrame, table: Table) -> Rows:
         seen = Seen()
         began = time.time_ns() // 1_000_000
-        sinks.append(rows.observe(seen, *seen_columns(table)), table, self._settings)
+        rows = rows.observe(seen, *seen_columns(table))
+        if table.current:
+            # Cassandra would find out by itself, row by row. One task needs no shuffle for it.
+            rows = sinks.newest(rows.coalesce(1), table)
+        sinks.append(rows, table, self._settings)
         if table is self.query.table:
             # A batch without a row (of messages that are none, say) has seen all until it began.
             self.newest_ts = seen.value("newest") or began

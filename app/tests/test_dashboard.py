@@ -441,6 +441,31 @@ def test_a_price_that_moved_flashes_once() -> None:
 # ---- the pipeline
 
 
+def test_what_is_old_is_grey_what_changed_has_a_colour_and_what_moved_flashes() -> None:
+    rows = [
+        LatestPrice("90", "Bitcoin", 2.0, 1_000_000, percent_change_24h=1.0, percent_change_7d=float("nan")),
+        LatestPrice("80", "Ethereum", 1.0, 1_000_000, percent_change_24h=-1.0, percent_change_7d=0.0),
+        LatestPrice("1", "Old", 3.0, 900_000, percent_change_24h=1.0),
+    ]
+    frame = market.board(rows, {}, 1_000)
+    up, down, grey = (f"color: {colour};" for colour in (charts.UP, charts.DOWN, market.GREY))
+
+    def looks(column: str, **options: bool) -> list[str]:
+        """What the cells of a column have."""
+        style: Any = market.styled(frame, [1, -1, -1], 90, **{"reachable": True} | options)
+        style._compute()
+        at = frame.columns.get_loc(column)
+        return ["".join(f"{name}: {value};" for name, value in style.ctx[row, at]) for row in range(len(rows))]
+
+    assert looks("24 h") == [up, down, grey]
+    assert looks("7 d") == ["", "", grey]
+    assert looks("Name") == ["", "", grey]
+    rises, falls = (f"background-color: {colour};" for colour in (market.FLASH_UP, market.FLASH_DOWN))
+    assert looks("Price") == [rises, falls, falls + grey]
+    # While Cassandra is away, all of it may be old.
+    assert looks("24 h", reachable=False) == [grey] * 3
+
+
 def test_rows_a_second_are_of_two_looks_at_one_process() -> None:
     before, now = (100.0, {"prices": 50.0, "candles": 400.0}), (110.0, {"prices": 80.0, "candles": 4.0, "new": 9.0})
     assert pipeline.rates(before, now) == {"prices": 3.0}

@@ -12,7 +12,6 @@ from crypto_stream.config import Settings
 from crypto_stream.messages import PriceMessage, encode
 from crypto_stream.queries import Query, queries
 from crypto_stream.replay import Part, ReplayError, Span, check_held, how_far, moment, repaired, said, span
-from crypto_stream.tables import LATEST_PRICES
 from hypothesis import given
 from hypothesis import strategies as st
 from pyspark.sql import Row, SparkSession
@@ -223,12 +222,3 @@ def test_a_replay_repairs_every_table_and_says_so(
     out = capsys.readouterr().out
     assert f"{said(MIDNIGHT)} to {said(NOW)}: 2 messages of crypto.prices" in out
     assert "candles: 3 rows in" in out
-
-
-def test_of_all_that_is_read_only_the_newest_of_each_coin_goes_on_the_board(spark: SparkSession) -> None:
-    rows = spark.createDataFrame(
-        [("all", "90", 1, 5.0), ("all", "90", 3, None), ("all", "80", 2, 7.0)],
-        "board string, id string, written_at long, price_usd double",
-    )
-    newest = {row.id: (row.written_at, row.price_usd) for row in replay.newest(rows, LATEST_PRICES).collect()}
-    assert newest == {"90": (3, None), "80": (2, 7.0)}

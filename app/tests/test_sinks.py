@@ -112,3 +112,12 @@ def test_a_row_lives_no_longer_than_it_would_have_when_it_was_new(spark: SparkSe
     rows = spark.createDataFrame([(now,), (now - 10 * day,), (now - 31 * day,), (now + day,)], "born_at long")
     living = sinks.living(rows, PRICES, Settings(retention={"prices_days": 30})).collect()
     assert [round(row.ttl_seconds / 86_400, 2) for row in living] == [30, 20, 30]
+
+
+def test_only_the_newest_of_each_coin_goes_on_the_board(spark: SparkSession) -> None:
+    rows = spark.createDataFrame(
+        [("all", "90", 1, 5.0), ("all", "90", 3, None), ("all", "80", 2, 7.0)],
+        "board string, id string, written_at long, price_usd double",
+    )
+    newest = {row.id: (row.written_at, row.price_usd) for row in sinks.newest(rows, LATEST_PRICES).collect()}
+    assert newest == {"90": (3, None), "80": (2, 7.0)}

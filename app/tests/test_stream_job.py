@@ -5,6 +5,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator, MutableMapping
+from datetime import datetime, timezone
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,7 @@ from crypto_stream.stream_job import Offsets, Progress, Running, Span, Writer, d
 from crypto_stream.tables import TABLES, Table
 from kafka.errors import KafkaTimeoutError
 from prometheus_client import generate_latest
+from pyspark.sql import DataFrame, SparkSession
 
 LogLines = list[MutableMapping[str, Any]]
 LOGGER = structlog.stdlib.get_logger()
@@ -265,6 +267,32 @@ def test_an_empty_batch_is_no_news_but_is_up_to_date(written: list[str], lines: 
     write(FakeFrame(0, None), 7)  # type: ignore[arg-type]
     assert lines == []
     assert write.newest_ts == pytest.approx(time.time() * 1000, abs=60_000)
+
+
+def test_of_a_batch_only_the_newest_price_of_each_coin_goes_on_the_board(
+    monkeypatch: pytest.MonkeyPatch, spark: SparkSession
+) -> None:
+    came = datetime(2026, 1, 1, tzinfo=timezone.utc)
+    said = [("all", "90", 1, 5.0), ("all", "80", 2, 7.0), ("all", "90", 3, 6.0)]
+    rows = spark.createDataFrame(
+        [(*one, came) for one in said],
+        "board string, id string, written_at long, price_usd double, timestamp timestamp",
+    ).repartition(2)
+    boards: list[dict[str, float]] = []
+
+    def append(rows: DataFrame, *_: object) -> None:
+        # Two tasks would need a shuffle between them and what finds the newest.
+        assert rows.rdd.getNumPartitions() == 1
+        boards.append({row.id: row.price_usd for row in rows.collect()})
+
+    monkeypatch.setattr(sinks, "append", append)
+    metrics = JobMetrics()
+    write = writer(metrics, LATEST_PRICES)
+    write(rows, 7)
+    assert boards == [{"90": 6.0, "80": 7.0}]
+    assert write.newest_ts == came.timestamp() * 1000
+    # All that were read are dealt with.
+    assert read(generate_latest(metrics.registry).decode())["crypto_job_rows_total{written,latest_prices}"] == 3
 
 
 def checkpoint_with(folder: Path, *watermarks: int) -> Settings:

@@ -20,9 +20,10 @@ What is measured, and against what:
   refresh_ms_COINS      from the request of a refresh to the picture after the last of its answer, the median
   first_data_s_empty    the same of a page of Streamlit that shows one line, on the same host in the same run
   refresh_ms_empty
-  tabs_mb_first, _last  resident memory of the dashboard's process while TABS (20) viewers look at it for BENCH_SECONDS
-  tabs_cores_first ...  (600), at the beginning and at the end, and the cores it is busy with; reads_a_minute is how
-                        often it read the board for them
+  viewers_mb_first ...  resident memory of the dashboard's process, and the cores it is busy with, while 20 viewers who
+  viewers_cores_last    do not draw look at it for BENCH_SECONDS (600), at the beginning and at the end
+  viewers_refresh_ms    from the request of a refresh to the last of its answer, the median; refreshes_a_minute is how
+  reads_a_minute        many they got, for so many reads of the board
   memory_mb             resident memory of all processes of the host, the highest of that time
 
 Its own coins, "Bench", are removed at the end.

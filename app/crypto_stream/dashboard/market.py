@@ -76,24 +76,20 @@ def moved(rows: list[LatestPrice], before: dict[str, float]) -> list[int]:
 
 def styled(frame: pd.DataFrame, flashes: list[int], stale_seconds: float, *, reachable: bool) -> object:
     """As market sites write it; what may be out of date is grey, and what has just moved flashes."""
+    grey = [f"color: {GREY};" if not reachable or age > stale_seconds else "" for age in frame["Updated"]]
+    backgrounds = {1: f"background-color: {FLASH_UP};", -1: f"background-color: {FLASH_DOWN};"}
 
     def direction(value: float) -> str:
-        return f"color: {UP if value > 0 else DOWN}" if reachable and formats.is_known(value) and value else ""
+        return f"color: {UP if value > 0 else DOWN};" if formats.is_known(value) and value else ""
 
-    def old(row: pd.Series) -> list[str]:
-        is_old = not reachable or row["Updated"] > stale_seconds
-        return [f"color: {GREY}" if is_old else ""] * len(row)
-
-    def flash(prices: pd.Series) -> list[str]:
-        colours = {1: f"background-color: {FLASH_UP}", -1: f"background-color: {FLASH_DOWN}"}
-        return [colours.get(flash, "") for flash in flashes[: len(prices)]]
-
+    looks = dict.fromkeys(frame.columns, grey)
+    looks["Price"] = [backgrounds.get(flash, "") + old for flash, old in zip(flashes, grey)]
+    looks |= {name: [old or direction(value) for value, old in zip(frame[name], grey)] for name in CHANGES}
     words = {"Price": formats.price, "Updated": formats.age}
     words |= dict.fromkeys(CHANGES, formats.change) | dict.fromkeys(AMOUNTS, formats.amount)
     style = frame.style.format(words, subset=list(words))  # type: ignore[arg-type] # of pandas' stubs
-    style = style.map(direction, subset=CHANGES)  # type: ignore[arg-type]
-    style = style.apply(flash, subset=["Price"])
-    return style.apply(old, axis=1)
+    # All at once: pandas takes its time for each row or column that it asks for.
+    return style.apply(lambda _: pd.DataFrame(looks, index=frame.index), axis=None)
 
 
 def show_market(snapshot: Snapshot, rows: list[LatestPrice]) -> None:
@@ -195,9 +191,12 @@ def show() -> None:
     if not parts.show_state(snapshot, now) or snapshot.board is None:
         return
     rows = snapshot.board.rows
-    show_market(snapshot, rows)
-    show_movers(rows)
+    above = st.container()
+    # First, because it has the most to load in a browser; meanwhile the rest arrives.
     show_board(snapshot, rows, now)
+    with above:
+        show_market(snapshot, rows)
+        show_movers(rows)
 
 
 def page() -> None:
