@@ -164,20 +164,29 @@ def mistyped(model: type[Message]) -> str:
 
 @functools.cache
 def plain(model: type[Message]) -> str:
-    """The pattern of what `encode` writes: nothing but such an object's values is left to be looked at.
+    """The pattern of what `encode` writes of usual values: of such an object, only `ts` is left to be looked at.
 
-    It says less than it could (a name that begins with a space is not plain), and never yes to what the patterns above
-    would say no to. U+FFFD is what a decoder puts in the place of bytes that are no UTF-8.
+    It says less than it could (a name that begins with a space is not plain, nor is a rank of ten digits), and never
+    yes to what the patterns above or the other rules would say no to. U+FFFD is what a decoder puts in the place of
+    bytes that are no UTF-8.
     """
     other = CONTROL[1:-1] + r'"\\\ufffd'
     text = rf'"[^{other}{VISIBLE[2:-1]}][^{other}]{{0,{MAX_TEXT_CHARS - 1}}}"'
-    number = r"-?(?:0|[1-9][0-9]{0,17})"
-    kinds = {str: text, int: number, float: number + r"(?:\.[0-9]{1,39})?(?:[eE][+-]?[0-9]{1,3})?"}
-    fields = [
-        f'"{name}":' + (kinds[rule.kind] if rule.required else f"(?:{kinds[rule.kind]}|null)")
-        for name, rule in rules(model).items()
-    ]
+    fields = []
+    for name, rule in rules(model).items():
+        value = text if rule.kind is str else plain_number(rule)
+        fields.append(f'"{name}":' + (value if rule.required else f"(?:{value}|null)"))
     return rf'^\{{"schema_version":{SCHEMA_VERSION},{",".join(fields)}\}}(?![\s\S])'
+
+
+def plain_number(rule: Rule) -> str:
+    """Numbers that keep a rule whose `least` is 0 or 1, or none: with a digit less than `most` has, and finite."""
+    digits = 18 if rule.most is None else len(str(int(rule.most))) - 1
+    whole = rf"[1-9][0-9]{{0,{digits - 1}}}"
+    number = ("-?" if rule.least is None else "") + (whole if rule.least == 1 else f"(?:0|{whole})")
+    if rule.kind is float:
+        number += r"(?:\.[0-9]{1,39})?" + (r"(?:[eE][+-]?[0-9]{1,2})?" if rule.most is None else "")
+    return number
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import reduce
+from itertools import chain
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F  # noqa: N812 - what everybody calls it
@@ -80,16 +81,17 @@ def _reason(model: type[Message]) -> Column:
         (F.size(F.array_distinct(names)) < F.size(names), "a field is there twice"),
         (message.isNull() | version.isNull(), "schema_version is missing"),
     ]
-    values: list[tuple[Column, str | Column]] = [
-        *(how for name, rule in rules(model).items() for how in _broken(name, message[name], rule)),
+    fields = {name: _broken(name, message[name], rule) for name, rule in rules(model).items()}
+    times = fields.pop("ts")
+    times.append(
         (
             message["ts"] > F.unix_millis("timestamp") + messages.CLOCK_TOLERANCE_MS,
             F.concat(F.lit("ts is ahead of Kafka's clock: "), message["ts"]),
-        ),
-    ]
-    # Nearly all messages are plain, and one pattern takes a fraction of the time that all of the shapes take.
+        )
+    )
+    # Nearly all messages are plain, and one pattern takes a fraction of the time that all of the rules take.
     is_plain = F.coalesce(text.rlike(plain(model)), F.lit(False))
-    return F.coalesce(F.when(~is_plain, _first(shapes)), _first(values))
+    return F.coalesce(F.when(~is_plain, _first([*shapes, *chain(*fields.values())])), _first(times))
 
 
 def _first(broken: list[tuple[Column, str | Column]]) -> Column:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 
 import pytest
@@ -21,6 +22,7 @@ from crypto_stream.messages import (
     mistyped,
     parse,
     plain,
+    plain_number,
     printable,
     rules,
 )
@@ -60,7 +62,10 @@ def test_what_is_encoded_is_plain_unless_a_value_is_odd(message: PriceMessage) -
     odd = rf'^[{VISIBLE[2:-1]}]|["\\\ufffd]'
     is_odd = any(re.search(odd, text) for text in (message.id, message.name, message.symbol or "x"))
     text = encode(message).decode()
-    is_large = re.search(r":-?[0-9]{19}", text) is not None
+    floats = [value for value in message.model_dump().values() if isinstance(value, float) and value]
+    # Exponents of three digits, or one digit less than the most that is allowed.
+    is_large = any(not 1e-99 <= abs(value) < 1e100 for value in floats)
+    is_large |= (message.rank or 0) >= 10**9 or message.ts >= 10**14
     assert (re.search(plain(PriceMessage), text) is not None) == (not is_odd and not is_large)
 
 
@@ -71,7 +76,34 @@ def test_plain_never_says_yes_to_what_is_no_message(message: PriceMessage, at: i
     text = encode(message).decode()
     for changed in (text[:at] + put + text[at:], text[:at] + put + text[at + 1 :], text + text):
         if re.search(plain(PriceMessage), changed):
+            value = json.loads(changed)
+            # All rules hold but those of `ts`, which is looked at by itself.
+            assert parse(PriceMessage, json.dumps(value | {"ts": TS}).encode())
             _flat_object(changed.encode(), mistyped(PriceMessage))
+
+
+NUMBERS = [
+    rule
+    for model in (PriceMessage, MarketMessage)
+    for name, rule in rules(model).items()
+    if rule.kind is not str and name != "ts"
+]
+
+
+@given(
+    st.sampled_from(NUMBERS).flatmap(
+        lambda rule: st.tuples(st.just(rule), st.from_regex(plain_number(rule), fullmatch=True))
+    )
+)
+def test_a_plain_number_keeps_its_rule(found: tuple[Rule, str]) -> None:
+    rule, text = found
+    value = json.loads(text)
+    assert isinstance(value, int) or rule.kind is float
+    assert math.isfinite(value)
+    assert rule.least is None or value >= rule.least
+    assert rule.most is None or value <= rule.most
+    for beyond in ([] if rule.most is None else [rule.most + 1]) + ([] if rule.least is None else [rule.least - 1]):
+        assert not re.fullmatch(plain_number(rule), str(beyond))
 
 
 @given(st.binary() | st.text().map(lambda text: text.encode(errors="surrogatepass")))

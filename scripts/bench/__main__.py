@@ -24,7 +24,8 @@ What is measured, and against what:
   viewers_cores_last    do not draw look at it for BENCH_SECONDS (600), at the beginning and at the end
   viewers_refresh_ms    from the request of a refresh to the last of its answer, the median; refreshes_a_minute is how
   reads_a_minute        many they got, for so many reads of the board
-  memory_mb             resident memory of all processes of the host, the highest of that time
+  memory_mb             resident memory of all processes of the host, the highest of that time; what several share
+                        counts once
 
 Its own coins, "Bench", are removed at the end.
 """

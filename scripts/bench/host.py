@@ -74,9 +74,9 @@ def converge(**variables: object) -> None:
 
 
 def resident_mb(processes: str = "[0-9]*") -> float:
-    """Resident memory of all processes of the host, or of one, in MB."""
+    """Resident memory of all processes of the host, or of one, in MB; what several share counts once."""
     kilobytes = on_host(
-        f"sudo cat /proc/{processes}/status 2>/dev/null | awk '/^VmRSS/ {{sum += $2}} END {{print sum}}'"
+        f"sudo cat /proc/{processes}/smaps_rollup 2>/dev/null | awk '/^Pss:/ {{sum += $2}} END {{print sum}}'"
     )
     return int(kilobytes) / 1024
 
