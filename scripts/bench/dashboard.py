@@ -205,6 +205,7 @@ def growth() -> dict[str, float]:
                 wait_for(partial(is_on_the_board, session, coins), f"A board of {coins} coins", 900)
                 figures[f"cores_{coins}"] = cores(60)
                 figures[f"first_data_s_{coins}"], figures[f"refresh_ms_{coins}"] = seen_in(browser, ADDRESS, BOARD)
+                figures[f"memory_mb_{coins}"] = resident_mb()
             with empty_page() as address:
                 figures["first_data_s_empty"], figures["refresh_ms_empty"] = seen_in(browser, address, LINE)
         finally:

@@ -152,7 +152,8 @@ def show_board(snapshot: Snapshot, rows: list[LatestPrice], now: float) -> None:
     pages = max(1, -(-len(chosen) // PAGE_ROWS))
     number = page.number_input("Page", 1, pages, key="page", label_visibility="collapsed") if pages > 1 else 1
     shown = chosen[(number - 1) * PAGE_ROWS : number * PAGE_ROWS]
-    frame = board(shown, data.week(tuple(row.id for row in shown)), now)
+    # Sorted, because coins that have changed places are the same coins.
+    frame = board(shown, data.week(tuple(sorted(row.id for row in shown))), now)
     stale = data.settings().freshness.stale_after_seconds
     event = st.dataframe(
         styled(frame, flashes(snapshot, shown), stale, reachable=snapshot.failing_since is None),

@@ -21,6 +21,13 @@ def test_everything_runs(host: Host) -> None:
     assert states(host) == dict.fromkeys(UNITS, "active")
 
 
+@pytest.mark.parametrize("unit", UNITS)
+def test_its_first_start_was_enough(host: Host, unit: str) -> None:
+    journal = host.check_output("journalctl --quiet --output=cat --unit=%s", unit)
+    assert "Started" in journal or "Finished" in journal
+    assert "Scheduled restart job" not in journal
+
+
 @pytest.mark.parametrize("unit", [TARGET, *UNITS])
 def test_starts_at_boot(host: Host, unit: str) -> None:
     assert host.service(unit).is_enabled
