@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from kafka import KafkaProducer
-from kafka.errors import KafkaError
+from kafka.errors import KafkaError, KafkaTimeoutError
 from structlog.stdlib import BoundLogger
 
 from crypto_stream import config, log
@@ -48,6 +48,9 @@ DELIVERY_HANGS_SECONDS = 60.0
 MAX_IN_FLIGHT = 5000
 # The client never leaves some of its failed states. After so many rounds in which nothing got through, it is replaced.
 FAILED_ROUNDS_BEFORE_REPLACING = 3
+# It says of each message what became of it within `producer.delivery_timeout_seconds`. One that has kept silent for so
+# much longer has lost the message, as kafka-python (3.0.12) does when others expire just when Kafka comes back.
+LOST_SECONDS = 30.0
 REJECTED_SHOWN_PER_PAGE = 5
 
 
@@ -78,6 +81,17 @@ class Sender(Protocol):
         """Give up connections and threads."""
 
 
+class Client(KafkaProducer):  # type: ignore[misc] # has no types
+    """kafka-python's, which can be closed whatever it has in flight."""
+
+    def close(self, timeout: float | None = None, **options: bool) -> None:
+        """Give up connections and threads, after `timeout` seconds also what is in flight."""
+        try:
+            super().close(timeout, **options)
+        except KafkaTimeoutError:  # of waiting for what is in flight, which comes before it would be given up
+            self._sender.force_close()
+
+
 class Topics(NamedTuple):
     """Where what goes."""
 
@@ -96,14 +110,17 @@ class Delivery:
         topics: Topics,
         metrics: ProducerMetrics,
         logger: BoundLogger,
+        patience_seconds: float,
     ) -> None:
         self._outbox = outbox
         self._connect = connect
         self._topics = topics
         self._metrics = metrics
+        self._patience_seconds = patience_seconds
         self._log = logger
         self._sender: Sender | None = None
-        self._in_flight: dict[int, tuple[Record, Future]] = {}
+        # With the moment at which each was handed over, in monotonic seconds; the oldest first.
+        self._in_flight: dict[int, tuple[Record, Future, float]] = {}
         self._failed_rounds = 0
 
     def round(self) -> bool:
@@ -137,8 +154,9 @@ class Delivery:
         elif self._in_flight and not acknowledged:
             self._log.warning("delivery_waiting", in_flight=len(self._in_flight), pending=len(self._outbox))
         self._metrics.delivered(sum(acknowledged.values()), sum(failures.values()))
+        is_done = complaint is None and not self._in_flight
         self._replace_if_stuck(failed=bool(failures), progress=bool(acknowledged))
-        return complaint is None and not self._in_flight
+        return is_done
 
     def close(self) -> None:
         """Let go of Kafka, unless something is in flight: the client cannot be closed without waiting for that."""
@@ -160,7 +178,7 @@ class Delivery:
                 except Exception as error:  # whatever it is about, the other topics shall not suffer from it
                     complaint = f"{record.topic}: {_describe(error)}"
                     break
-                self._in_flight[number] = record, future
+                self._in_flight[number] = record, future, time.monotonic()
         return complaint
 
     def _settle(self) -> tuple[Counter[tuple[int, str]], Counter[str]]:
@@ -171,10 +189,10 @@ class Delivery:
         acknowledged: Counter[tuple[int, str]] = Counter()
         failures: Counter[str] = Counter()
         done = {number: entry for number, entry in self._in_flight.items() if entry[1].is_done}
-        stored = [number for number, (_, future) in done.items() if future.succeeded()]
+        stored = [number for number, (_, future, _) in done.items() if future.succeeded()]
         if stored:
             self._outbox.remove(stored)
-        for number, (record, future) in done.items():
+        for number, (record, future, _) in done.items():
             del self._in_flight[number]
             if future.succeeded():
                 acknowledged[record.ts, record.topic] += 1
@@ -187,9 +205,14 @@ class Delivery:
             self._failed_rounds = 0
         elif failed:
             self._failed_rounds += 1
-        # A stuck client fails all it has, so there comes a round with nothing in flight.
-        if self._failed_rounds >= FAILED_ROUNDS_BEFORE_REPLACING and not self._in_flight:
-            self._log.warning("kafka_client_replaced", failed_rounds=self._failed_rounds)
+        is_lost = any(time.monotonic() > sent + self._patience_seconds for _, _, sent in self._in_flight.values())
+        # A client that fails all it has comes to a round with nothing in flight.
+        if is_lost or (self._failed_rounds >= FAILED_ROUNDS_BEFORE_REPLACING and not self._in_flight):
+            self._log.warning(
+                "kafka_client_replaced", failed_rounds=self._failed_rounds, in_flight=len(self._in_flight)
+            )
+            # They are in the outbox still, for the next client.
+            self._in_flight.clear()
             self.close()
             self._failed_rounds = 0
 
@@ -257,7 +280,8 @@ class Service:
         self._outbox = outbox
         self._topics = Topics(settings.kafka.topic, settings.kafka.market_topic, settings.kafka.rejected_topic)
         self.metrics = ProducerMetrics(outbox)
-        self._delivery = Delivery(outbox, connect, self._topics, self.metrics, logger)
+        patience = settings.producer.delivery_timeout_seconds + LOST_SECONDS
+        self._delivery = Delivery(outbox, connect, self._topics, self.metrics, logger, patience)
         self._last_round = time.monotonic()
         self._thread = threading.Thread(target=self._deliver, name="delivery", daemon=True)
 
@@ -393,7 +417,7 @@ def connect(settings: Settings) -> Sender:
     Within `delivery_timeout_seconds` the client repeats by itself, over broken connections and restarted brokers, and
     Kafka drops what arrives twice. The limits on backoff make it come back within seconds after an outage.
     """
-    sender: Sender = KafkaProducer(
+    return Client(
         bootstrap_servers=list(settings.kafka.bootstrap_servers),
         client_id="crypto-producer",
         acks="all",
@@ -408,7 +432,6 @@ def connect(settings: Settings) -> Sender:
         metadata_max_age_ms=60_000,
         metrics_enabled=False,
     )
-    return sender
 
 
 def _describe(error: BaseException | None) -> str:

@@ -105,8 +105,8 @@ def records(*values: str, ts: int = TS, topic: str = TOPIC) -> list[Record]:
     return [Record(topic, value.encode(), value.encode(), ts) for value in values]
 
 
-def delivery(outbox: Outbox, connect: Callable[[], FakeKafka]) -> Delivery:
-    return Delivery(outbox, connect, TOPICS, ProducerMetrics(outbox), structlog.stdlib.get_logger())
+def delivery(outbox: Outbox, connect: Callable[[], FakeKafka], patience_seconds: float = 60) -> Delivery:
+    return Delivery(outbox, connect, TOPICS, ProducerMetrics(outbox), structlog.stdlib.get_logger(), patience_seconds)
 
 
 def values(messages: list[tuple[str, bytes]]) -> list[str]:
@@ -215,6 +215,23 @@ def test_a_client_that_never_recovers_is_replaced(outbox: Outbox, lines: LogLine
     assert deliver.round()
     assert values(clients[1].stored) == ["a"]
     assert len(named(lines, "kafka_client_replaced")) == 1
+
+
+def test_a_client_that_never_says_what_became_of_a_message_is_replaced(outbox: Outbox, lines: LogLines) -> None:
+    clients = [FakeKafka("hang"), FakeKafka()]
+    used = iter(clients)
+    deliver = delivery(outbox, lambda: next(used), patience_seconds=0.2)
+    # The other message gets through.
+    outbox.put(records("a", "b"), TS)
+    assert not deliver.round()
+    assert values(clients[0].stored) == ["b"]
+    assert not clients[0].closed
+    time.sleep(0.3)
+    assert not deliver.round()
+    assert clients[0].closed
+    assert deliver.round()
+    assert values(clients[1].stored) == ["a"]
+    assert [line["in_flight"] for line in named(lines, "kafka_client_replaced")] == [1]
 
 
 def test_the_client_is_never_given_more_than_it_can_hold(
@@ -350,7 +367,7 @@ def test_the_next_beat_is_ahead_and_near(start: float, interval: float, passed: 
 
 def test_kafka_acknowledges_with_all_replicas_and_drops_repetitions(monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, Any] = {}
-    monkeypatch.setattr(producer, "KafkaProducer", lambda **options: given.update(options))
+    monkeypatch.setattr(producer, "Client", lambda **options: given.update(options))
     producer.connect(Settings(kafka={"bootstrap_servers": ["a:1", "b:2"]}, producer={"delivery_timeout_seconds": 60}))
     assert given["acks"] == "all"
     assert given["enable_idempotence"] is True
