@@ -249,8 +249,12 @@ class Stream:
     def acknowledged(self) -> dict[int, int]:
         """How many prices of each page, by its ts, Kafka has acknowledged to the producer."""
         counts: Counter[int] = Counter()
-        for event in events(self._host, "crypto-producer", "page_acknowledged"):
-            counts[event["ts"]] += event["messages"]
+        # The journal has a line twice now and then, when a file of it was full.
+        told = {
+            (event["ts"], event["at"]): event for event in events(self._host, "crypto-producer", "page_acknowledged")
+        }
+        for (ts, _), event in told.items():
+            counts[ts] += event["messages"]
         self._acknowledged |= counts
         return self._acknowledged
 
