@@ -159,7 +159,7 @@ class Delivery:
         return is_done
 
     def close(self) -> None:
-        """Let go of Kafka, unless something is in flight: the client cannot be closed without waiting for that."""
+        """Let go of Kafka, unless something is in flight: the client would wait for that first."""
         if self._sender is not None and not self._in_flight:
             self._sender.close(timeout=1)
             self._sender = None

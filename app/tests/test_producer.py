@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, MutableMapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -22,6 +23,7 @@ from crypto_stream.producer import Delivery, Service, Topics, next_beat, open_ou
 from crypto_stream.simulator import Server
 from hypothesis import given
 from hypothesis import strategies as st
+from kafka import KafkaProducer
 from kafka.errors import KafkaTimeoutError, NotLeaderForPartitionError
 from prometheus_client import generate_latest
 
@@ -374,6 +376,19 @@ def test_kafka_acknowledges_with_all_replicas_and_drops_repetitions(monkeypatch:
     assert given["allow_auto_create_topics"] is False
     assert given["bootstrap_servers"] == ["a:1", "b:2"]
     assert given["delivery_timeout_ms"] == 60_000
+
+
+def test_a_client_that_will_not_let_go_of_what_is_in_flight_is_forced_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    def close(*_: object, **__: object) -> None:
+        raise KafkaTimeoutError("Timeout waiting for in-flight messages")
+
+    monkeypatch.setattr(KafkaProducer, "close", close)
+    monkeypatch.setattr(KafkaProducer, "__del__", lambda _: None)
+    forced: list[bool] = []
+    client = object.__new__(producer.Client)
+    client._sender = SimpleNamespace(force_close=lambda: forced.append(True))
+    client.close(timeout=1)
+    assert forced == [True]
 
 
 # ---- the whole service, against the simulator
