@@ -65,12 +65,24 @@ def wait_for(condition: Callable[[], Found], what: str, limit: float) -> Found:
         time.sleep(PAUSE_SECONDS)
 
 
+# A login takes longer than most commands: they share one, which a host that has lost its power does not keep.
+SSH_OPTIONS = {
+    "StrictHostKeyChecking": "no",
+    "UserKnownHostsFile": "/dev/null",
+    "LogLevel": "ERROR",
+    "ControlMaster": "auto",
+    "ControlPersist": "60s",
+    "ControlPath": f"{CACHE}/ssh/%C",
+    "ServerAliveInterval": "2",
+}
+
+
 def connect(*, sudo: bool) -> Host:
     """The host over ssh, as the user that Ansible logs in as, too."""
     return testinfra.get_host(
         f"ssh://ops@127.0.0.1:{port('SSH_PORT', 2222)}",
         ssh_identity_file=str(CACHE / "ssh/id_ed25519"),
-        ssh_extra_args="-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR",
+        ssh_extra_args=" ".join(f"-o {name}={value}" for name, value in SSH_OPTIONS.items()),
         sudo=sudo,
     )
 

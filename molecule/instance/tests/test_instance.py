@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from cloud import ADDRESSES, Cloud
-from sandbox import CACHE, ROOT, podman, wait_for
+from sandbox import CACHE, ROOT, SSH_OPTIONS, podman, wait_for
 
 HOST = "crypto-molecule-ec2"
 KEY = CACHE / "ssh/id_ed25519"
@@ -112,7 +112,7 @@ def site(cloud: Cloud, here: Path) -> subprocess.CompletedProcess[str]:
 
 def on_instance(command: str) -> subprocess.CompletedProcess[str]:
     """A command in a shell of the user who logs in to an instance."""
-    options = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"]
+    options = [f"-o{name}={value}" for name, value in SSH_OPTIONS.items()]
     return subprocess.run(
         ["ssh", "-i", str(KEY), *options, f"ubuntu@{ADDRESSES[0]}", command],
         check=False,
