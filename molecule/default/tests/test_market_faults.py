@@ -32,15 +32,20 @@ def faults(host: Host, kind: str | None, count: int) -> None:
     host.check_output("python3 -c %s %s %s", REQUEST, method, body)
 
 
-@pytest.fixture(autouse=True)
-def lives_on(host: Host, stream: Stream) -> Iterator[None]:
-    """It is the same process afterwards, its next poll arrives, and nothing is missing."""
+@pytest.fixture(autouse=True, scope="module")
+def _lives_on(host: Host, stream: Stream) -> Iterator[None]:
+    """It is the same process after all of them, its next poll arrives, and nothing is missing."""
     before = properties(host, UNIT, "MainPID", "NRestarts")
     yield
-    faults(host, None, 0)
     stream.wait_until_it_flows(time.time())
     assert properties(host, UNIT, "MainPID", "NRestarts") == before
     stream.compare()
+
+
+@pytest.fixture(autouse=True)
+def _is_repaired(host: Host) -> Iterator[None]:
+    yield
+    faults(host, None, 0)
 
 
 def wait_for_event(host: Host, name: str, since: float) -> dict[str, Any]:

@@ -1,5 +1,5 @@
-"""A piece is away for minutes, killed, frozen, or the host loses its power: all find their way back by themselves, and
-nothing is missing.
+"""A piece is away for minutes, killed, frozen, stopped with all others, or the host loses its power: all find their way
+back, and nothing is missing.
 """
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from sandbox import CHILDREN, CONTAINER, UNITS, connect, podman, process, properties, wait_for
+from sandbox import CHILDREN, CONTAINER, TARGET, UNITS, connect, podman, process, properties, states, wait_for
 from stream import Stream
 from testinfra.host import Host
 
@@ -15,13 +15,14 @@ pytestmark = pytest.mark.disturbs
 
 INTERVAL_SECONDS = 5
 # Those of one row find their way back each by itself, and share their minute.
-PROCESSES = [
+KILLED = [
     ["kafka", "crypto-dashboard", "executor"],
     ["cassandra", "crypto-simulator", "spark-master"],
     ["crypto-stream-job"],
     ["crypto-stream-job (Python)", "crypto-producer", "spark-worker"],
 ]
-assert {name for names in PROCESSES for name in names} == {*UNITS, *CHILDREN} - {"crypto-schema"}
+FROZEN = [*KILLED[:2], [*KILLED[2], *KILLED[3]]]
+assert {name for names in KILLED for name in names} == {*UNITS, *CHILDREN} - {"crypto-schema"}
 
 
 @pytest.mark.parametrize(("unit", "seconds"), [("kafka", 120), ("cassandra", 60)])
@@ -42,7 +43,7 @@ def test_away(host: Host, stream: Stream, unit: str, seconds: int) -> None:
     assert [properties(host, service, "MainPID", "NRestarts") for service in services] == before
 
 
-@pytest.mark.parametrize("names", PROCESSES, ids="+".join)
+@pytest.mark.parametrize("names", KILLED, ids="+".join)
 def test_killed(host: Host, stream: Stream, names: list[str]) -> None:
     killed = {name: process(host, name) for name in names}
     host.check_output("kill -9 " + " ".join(killed.values()))
@@ -53,7 +54,7 @@ def test_killed(host: Host, stream: Stream, names: list[str]) -> None:
     stream.compare_every_table()
 
 
-@pytest.mark.parametrize("names", PROCESSES, ids="+".join)
+@pytest.mark.parametrize("names", FROZEN, ids="+".join)
 def test_frozen(host: Host, stream: Stream, names: list[str]) -> None:
     frozen = " ".join(process(host, name) for name in names)
     began = time.time()
@@ -67,12 +68,31 @@ def test_frozen(host: Host, stream: Stream, names: list[str]) -> None:
     stream.compare()
 
 
-def test_a_power_cut(host: Host, stream: Stream) -> None:
+def address() -> str:
+    return podman("inspect", "--format={{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", CONTAINER)
+
+
+def test_a_power_cut_after_which_the_host_has_another_address(host: Host, stream: Stream) -> None:
+    before = address()
     # A container's journal does not outlive it.
     stream.acknowledged()
     podman("kill", CONTAINER)
     podman("start", CONTAINER)
     since = time.time()
+    assert address() != before
     wait_for(lambda: connect(sudo=True).run("true").succeeded, "a login", 60)
     stream.wait_until_all_is_well(since)
     stream.compare_every_table()
+
+
+def test_the_target_stops_and_starts_all(host: Host, stream: Stream) -> None:
+    host.check_output("systemctl stop %s", TARGET)
+    # It returns when the target has stopped, which does not wait for the units.
+    wait_for(lambda: set(states(host).values()) <= {"inactive", "failed"}, "the end of every unit", 120)
+    assert states(host) == dict.fromkeys(UNITS, "inactive")
+    assert host.check_output("systemctl list-units --state=failed --plain --no-legend") == ""
+    assert host.run("pgrep -x java").stdout == ""
+    since = time.time()
+    host.check_output("systemctl start %s", TARGET)
+    stream.wait_until_all_is_well(since)
+    stream.compare()
