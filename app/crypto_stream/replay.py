@@ -221,13 +221,14 @@ def replay(spark: SparkSession, wanted: Span, now: int, settings: Settings) -> N
     check_held(parts, wanted, settings.kafka.topics)
     count = sum(part.end - part.begin for part in parts["prices"].values())
     print(f"{said(wanted.start)} to {said(wanted.stop)}: {count:,} messages of {settings.kafka.topic}", flush=True)
+    sinks.look_for_tables(spark, settings)
     for query in queries(settings):
         began = time.monotonic()
         raw = {topic: read(spark, topic, parts, settings) for topic in query.topics}
         seen = Observation()
         rows = sinks.living(repaired(query.rows(raw), query, wanted, now, settings), query.table, settings)
         with progress(spark, query.name):
-            sinks.append(rows.observe(seen, F.count("*").alias("rows")), query.table, settings)
+            sinks.append(rows.observe(seen, F.count("*").alias("rows")), query.table)
         print(f"{query.name}: {seen.get['rows']:,} rows in {time.monotonic() - began:.0f} s", flush=True)
     print(
         f"Candles that end after {said(closed_by(now, settings))} still form; the stream job goes on with them.",

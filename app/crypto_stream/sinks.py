@@ -13,7 +13,7 @@ from pyspark.sql import functions as F  # noqa: N812 - what everybody calls it
 
 from crypto_stream import messages, store
 from crypto_stream.config import Settings
-from crypto_stream.tables import DEAD_LETTERS, Table
+from crypto_stream.tables import DEAD_LETTERS, TABLES, Table
 from crypto_stream.transforms import BORN_AT, ORIGIN, WRITTEN_AT
 
 FORMAT = "org.apache.spark.sql.cassandra"
@@ -22,15 +22,25 @@ TTL = "ttl_seconds"
 CONCURRENCY = 50
 
 
-def append(rows: DataFrame, table: Table, settings: Settings) -> None:
+def look_for_tables(spark: SparkSession, settings: Settings) -> None:
+    """Raises when a table is not there, or Cassandra is not. `append` goes by what was seen.
+
+    A write that names a table makes the connector ask Cassandra for its whole schema first, which takes longer than to
+    write the rows of a small batch; a view of the table remembers.
+    """
+    for table in TABLES:
+        spark.read.format(FORMAT).options(
+            keyspace=settings.cassandra.keyspace,
+            table=table.name,
+            writetime=WRITTEN_AT,
+            ttl=TTL,
+            **{"spark.cassandra.output.ignoreNulls": str(not table.current).lower()},
+        ).load().createOrReplaceGlobalTempView(table.name)
+
+
+def append(rows: DataFrame, table: Table) -> None:
     """Write `living` rows by their keys, all of them or, after an error, some; raises what Spark raises."""
-    rows.select(*_written(table)).write.format(FORMAT).mode("append").options(
-        keyspace=settings.cassandra.keyspace,
-        table=table.name,
-        writetime=WRITTEN_AT,
-        ttl=TTL,
-        **{"spark.cassandra.output.ignoreNulls": str(not table.current).lower()},
-    ).save()
+    rows.select(*_written(table)).write.insertInto(f"global_temp.{table.name}")
 
 
 # Made once: each word to Java takes its time, and batches are many and small.
@@ -51,22 +61,6 @@ def newest(rows: DataFrame, table: Table) -> DataFrame:
     """Of the rows with the same key, the one with the latest write time."""
     key = [*table.partition_key, *table.clustering_key]
     return rows.groupBy(*key).agg(F.max_by(F.struct(*rows.columns), WRITTEN_AT).alias("row")).select("row.*")
-
-
-def forget_sessions(spark: SparkSession) -> None:
-    """Let the connector connect anew, after a write that failed.
-
-    The Java driver (4.18) never ends a refresh of the schema again once one has failed because Cassandra was away, and
-    the connector asks for one before each write: with the same session, the next write would wait for ever.
-    """
-    jvm: Any = spark._jvm
-    companion = getattr(jvm.com.datastax.spark.connector.cql, "CassandraConnector$")
-    # Its own evictCache leaves sessions that are still counted as in use.
-    cache = getattr(companion, "MODULE$").sessionCache().cache()
-    sessions = cache.values().iterator()
-    while sessions.hasNext():
-        sessions.next().forceCloseAsync()
-    cache.clear()
 
 
 def append_one_by_one(rows: DataFrame, table: Table, settings: Settings) -> tuple[int, int]:

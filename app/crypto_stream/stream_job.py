@@ -33,7 +33,7 @@ from crypto_stream.config import Settings
 from crypto_stream.metrics import JobMetrics
 from crypto_stream.queries import Query, queries
 from crypto_stream.systemd import notify
-from crypto_stream.tables import CANDLES, DEAD_LETTERS, TABLES, Table
+from crypto_stream.tables import CANDLES, DEAD_LETTERS, Table
 
 if TYPE_CHECKING:
     from pyspark.sql.streaming.query import StreamingQuery
@@ -51,6 +51,30 @@ FIRST_SECONDS = 30.0
 MAX_PAUSE_SECONDS = 5.0
 # While there is no data, how often Spark asks Kafka for some. Its own 10 ms would keep a core of a small host busy.
 POLLING_DELAY = "200ms"
+
+# Rules of the optimizer that never find anything in these queries, and are looked at all the same, batch by batch.
+OPTIMIZER = "org.apache.spark.sql.catalyst.optimizer"
+UNUSED_RULES = (
+    *(
+        f"{OPTIMIZER}.{rule}"
+        for rule in (
+            "BooleanSimplification",
+            "MergeScalarSubqueries",
+            "NullPropagation",
+            "OptimizeCsvJsonExprs",
+            "OptimizeOneRowRelationSubquery",
+            "PruneFilters",
+            "RemoveRedundantAliases",
+            "ReorderAssociativeOperator",
+            "SimplifyBinaryComparison",
+            "SimplifyCasts",
+            "SimplifyConditionals",
+            "UnwrapCastInBinaryComparison",
+        )
+    ),
+    "org.apache.spark.sql.execution.datasources.PruneFileSourcePartitions",
+    "org.apache.spark.sql.execution.datasources.SchemaPruning",
+)
 
 # How queries are planned, a replay's, too.
 PLANNING: dict[str, Any] = {
@@ -78,6 +102,7 @@ SESSION = PLANNING | {
     "spark.sql.codegen.factoryMode": "NO_CODEGEN",
     # Nothing that is written is worth another plan while it runs.
     "spark.sql.adaptive.enabled": "false",
+    "spark.sql.optimizer.excludedRules": ",".join(UNUSED_RULES),
     # For the web page, each plan is told in words.
     "spark.sql.ui.explainMode": "simple",
 }
@@ -192,8 +217,6 @@ class Writer:
 
     def _until_written(self, rows: DataFrame, table: Table, batch: int) -> Rows:
         done = self._attempt("batch_failed", self._write, rows, table, batch)
-        if done is None:
-            sinks.forget_sessions(rows.sparkSession)
         # Perhaps it failed for a single row: one by one the others get through. Or Cassandra is away: the connector,
         # asked again meanwhile, would wait for minutes, and the way one by one is there as soon as Cassandra is.
         pause = PAUSE_SECONDS
@@ -222,7 +245,7 @@ class Writer:
         if table.current:
             # Cassandra would find out by itself, row by row. One task needs no shuffle for it.
             rows = sinks.newest(rows.coalesce(1), table)
-        sinks.append(rows, table, self._settings)
+        sinks.append(rows, table)
         if table is self.query.table:
             # A batch without a row (of messages that are none, say) has seen all until it began.
             self.newest_ts = seen.value("newest") or began
@@ -241,13 +264,6 @@ class Running:
     streaming: StreamingQuery
     writer: Writer
     progress: Progress
-
-
-def look_for_tables(spark: SparkSession, settings: Settings) -> None:
-    """Raises when a table is not there, or Cassandra is not. By the way, the connector gets ready in this process."""
-    for table in TABLES:
-        options = {"keyspace": settings.cassandra.keyspace, "table": table.name}
-        spark.read.format(sinks.FORMAT).options(**options).load()
 
 
 def wait_for(what: str, look: Callable[[], object], logger: BoundLogger) -> None:
@@ -500,7 +516,7 @@ def main() -> None:
         wait_for("the topics", ends.look, logger)
         first, *others = writers
         running = [start(spark, first, settings)]
-        wait_for("the tables", lambda: look_for_tables(spark, settings), logger)
+        wait_for("the tables", lambda: sinks.look_for_tables(spark, settings), logger)
         for writer in writers:
             writer.tables_exist.set()
         notify("READY=1", "STATUS=the queries are running")

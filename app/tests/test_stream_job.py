@@ -185,47 +185,12 @@ def test_a_query_without_work_or_without_kafka_is_left_alone(
 # ---- batches
 
 
-class FakeCache:
-    """The connector's sessions, as the JVM holds them."""
-
-    def __init__(self, *sessions: str) -> None:
-        self.sessions = list(sessions)
-        self.closed: list[str] = []
-
-    def values(self) -> FakeCache:
-        return self
-
-    def iterator(self) -> FakeCache:
-        self._left = list(self.sessions)
-        return self
-
-    def hasNext(self) -> bool:  # noqa: N802 - Java's
-        return bool(self._left)
-
-    def next(self) -> Any:
-        session = self._left.pop(0)
-        return SimpleNamespace(forceCloseAsync=lambda: self.closed.append(session))
-
-    def clear(self) -> None:
-        self.sessions.clear()
-
-
-def fake_spark(cache: FakeCache) -> Any:
-    companion = SimpleNamespace(
-        **{"MODULE$": SimpleNamespace(sessionCache=lambda: SimpleNamespace(cache=lambda: cache))}
-    )
-    cql = SimpleNamespace(**{"CassandraConnector$": companion})
-    datastax = SimpleNamespace(spark=SimpleNamespace(connector=SimpleNamespace(cql=cql)))
-    return SimpleNamespace(_jvm=SimpleNamespace(com=SimpleNamespace(datastax=datastax)))
-
-
 class FakeFrame:
     """What `Writer` does with a DataFrame, without Spark."""
 
     def __init__(self, rows: int, newest: int | None = 1_700_000_000_000) -> None:
         self.found = {"rows": rows, "newest": newest}
-        self.cache = FakeCache("s0")
-        self.sparkSession = fake_spark(self.cache)
+        self.sparkSession: Any = None
 
     def observe(self, observation: Any, *_: object) -> FakeFrame:
         observation.value = self.found.get
@@ -238,7 +203,7 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     written: list[str] = []
     monkeypatch.setattr(stream_job, "Seen", SimpleNamespace)
     monkeypatch.setattr(stream_job, "seen_columns", lambda _: ())
-    monkeypatch.setattr(sinks, "append", lambda _, table, __: written.append(table.name))
+    monkeypatch.setattr(sinks, "append", lambda _, table: written.append(table.name))
     return written
 
 
@@ -394,8 +359,7 @@ def test_a_batch_that_cannot_be_written_at_all_is_tried_again_until_it_can(
 
     monkeypatch.setattr(sinks, "append", away)
     monkeypatch.setattr(sinks, "append_one_by_one", one_by_one)
-    frame = FakeFrame(100)
-    writer()(frame, 7)  # type: ignore[arg-type]
+    writer()(FakeFrame(100), 7)  # type: ignore[arg-type]
     assert [(line["event"], line.get("reason")) for line in lines] == [
         ("batch_failed", "no node answers"),
         ("batch_not_written", "not one"),
@@ -404,8 +368,6 @@ def test_a_batch_that_cannot_be_written_at_all_is_tried_again_until_it_can(
     ]
     # The connector is asked once: while Cassandra is away it waits for minutes.
     assert tries == ["connector", "driver", "driver", "driver"]
-    # And the next batch gets a session of its own: this one would never end a refresh of the schema again.
-    assert (frame.cache.closed, frame.cache.sessions) == (["s0"], [])
 
 
 def test_a_stop_ends_the_tries(written: list[str], lines: LogLines, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -540,8 +502,22 @@ def test_where_starting_anew_is_all_there_is_to_do_nothing_is_said() -> None:
 
 
 @pytest.mark.parametrize("table", TABLES, ids=[table.name for table in TABLES])
-def test_rows_are_appended_with_their_own_times(monkeypatch: pytest.MonkeyPatch, table: Table) -> None:
+def test_rows_are_appended_with_their_own_times_to_what_was_seen_of_the_table(
+    monkeypatch: pytest.MonkeyPatch, table: Table
+) -> None:
     calls: dict[str, Any] = {}
+    monkeypatch.setattr(sinks, "TABLES", [table])
+    sinks.look_for_tables(SimpleNamespace(read=Recorder(calls)), Settings())  # type: ignore[arg-type]
+    assert calls["format"] == (sinks.FORMAT,)
+    assert calls["options"] == {
+        "keyspace": "crypto",
+        "table": table.name,
+        # Null counts where the newest word does; elsewhere it would be a tombstone for nothing.
+        "spark.cassandra.output.ignoreNulls": "false" if table.name == "latest_prices" else "true",
+        "writetime": "written_at",
+        "ttl": "ttl_seconds",
+    }
+    assert calls["createOrReplaceGlobalTempView"] == (table.name,)
 
     class Frame:
         write = Recorder(calls)
@@ -551,18 +527,9 @@ def test_rows_are_appended_with_their_own_times(monkeypatch: pytest.MonkeyPatch,
             return self
 
     monkeypatch.setattr(sinks, "_written", lambda table: (*table.columns, "written_at", "ttl_seconds"))
-    sinks.append(Frame(), table, Settings())  # type: ignore[arg-type]
+    sinks.append(Frame(), table)  # type: ignore[arg-type]
     assert calls["select"] == (*table.columns, "written_at", "ttl_seconds")
-    assert calls["mode"] == ("append",)
-    assert calls["options"] == {
-        "keyspace": "crypto",
-        "table": table.name,
-        # Null counts where the newest word does; elsewhere it would be a tombstone for nothing.
-        "spark.cassandra.output.ignoreNulls": "false" if table.name == "latest_prices" else "true",
-        "writetime": "written_at",
-        "ttl": "ttl_seconds",
-    }
-    assert "save" in calls
+    assert calls["insertInto"] == (f"global_temp.{table.name}",)
 
 
 def test_what_is_said_of_an_error_of_javas_is_its_cause() -> None:
