@@ -52,29 +52,26 @@ MAX_PAUSE_SECONDS = 5.0
 # While there is no data, how often Spark asks Kafka for some. Its own 10 ms would keep a core of a small host busy.
 POLLING_DELAY = "200ms"
 
-# Rules of the optimizer that never find anything in these queries, and are looked at all the same, batch by batch.
-OPTIMIZER = "org.apache.spark.sql.catalyst.optimizer"
-UNUSED_RULES = (
-    *(
-        f"{OPTIMIZER}.{rule}"
-        for rule in (
-            "BooleanSimplification",
-            "MergeScalarSubqueries",
-            "NullPropagation",
-            "OptimizeCsvJsonExprs",
-            "OptimizeOneRowRelationSubquery",
-            "PruneFilters",
-            "RemoveRedundantAliases",
-            "ReorderAssociativeOperator",
-            "SimplifyBinaryComparison",
-            "SimplifyCasts",
-            "SimplifyConditionals",
-            "UnwrapCastInBinaryComparison",
-        )
-    ),
-    "org.apache.spark.sql.execution.datasources.PruneFileSourcePartitions",
-    "org.apache.spark.sql.execution.datasources.SchemaPruning",
-)
+# Rules of the optimizer that never find anything in these queries, and would be tried in each batch all the same.
+UNUSED_RULES = [
+    f"org.apache.spark.sql.{rule}"
+    for rule in (
+        "catalyst.optimizer.BooleanSimplification",
+        "catalyst.optimizer.MergeScalarSubqueries",
+        "catalyst.optimizer.NullPropagation",
+        "catalyst.optimizer.OptimizeCsvJsonExprs",
+        "catalyst.optimizer.OptimizeOneRowRelationSubquery",
+        "catalyst.optimizer.PruneFilters",
+        "catalyst.optimizer.RemoveRedundantAliases",
+        "catalyst.optimizer.ReorderAssociativeOperator",
+        "catalyst.optimizer.SimplifyBinaryComparison",
+        "catalyst.optimizer.SimplifyCasts",
+        "catalyst.optimizer.SimplifyConditionals",
+        "catalyst.optimizer.UnwrapCastInBinaryComparison",
+        "execution.datasources.PruneFileSourcePartitions",
+        "execution.datasources.SchemaPruning",
+    )
+]
 
 # How queries are planned, a replay's, too.
 PLANNING: dict[str, Any] = {

@@ -260,6 +260,15 @@ def test_of_a_batch_only_the_newest_price_of_each_coin_goes_on_the_board(
     assert read(generate_latest(metrics.registry).decode())["crypto_job_rows_total{written,latest_prices}"] == 3
 
 
+def test_the_rules_that_are_left_out_are_sparks_own_and_may_be(spark: SparkSession) -> None:
+    """Spark takes whatever name there is, and keeps a rule that it needs."""
+    state: Any = spark._jsparkSession.sessionState()
+    needed = state.optimizer().nonExcludableRules().mkString(" ").split()
+    for rule in stream_job.UNUSED_RULES:
+        assert spark._jvm.java.lang.Class.forName(f"{rule}$"), rule  # type: ignore[union-attr]
+        assert rule not in needed
+
+
 def checkpoint_with(folder: Path, *watermarks: int) -> Settings:
     """The checkpoint of the candles, of batches that each read another message."""
     offsets = folder / "candles/offsets"

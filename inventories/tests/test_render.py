@@ -56,7 +56,7 @@ def render(name: str, folder: Path, *arguments: str) -> dict[str, Files]:
     environment = {key: value for key, value in os.environ.items() if key not in SETTINGS}
     run = subprocess.run(
         [
-            *("ansible-playbook", str(ROOT / "inventories/tests/render.yml"), "--tags=render"),
+            *("ansible-playbook", str(ROOT / "inventories/tests/render.yml"), "--tags=render", "--skip-tags=always"),
             *(f"--inventory={source}" for source in sources(name, folder / name)),
             *(f"--extra-vars=@{file}" for file in sorted(ROOT.glob("playbooks/group_vars/all/*.yml"))),
             f"--extra-vars={json.dumps(variables)}",
