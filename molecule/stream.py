@@ -271,17 +271,19 @@ class Stream:
         """
         acknowledged = dict(self.acknowledged())
         messages = self.messages()
+        rows: dict[Key, float] = {}
 
-        def missing() -> set[Key]:
-            return self._prices(messages).keys() - self.rows().keys()
+        def complete() -> bool:
+            nonlocal rows
+            rows = self.rows()
+            return self._prices(messages).keys() <= rows.keys()
 
         # What is still missing is looked at below.
         with contextlib.suppress(AssertionError):
-            wait_for(lambda: not missing(), "a row for each message", limit)
+            wait_for(complete, "a row for each message", limit)
         expected = self._prices(messages)
         pages = Counter(ts for _, ts in expected)
         lost = {ts: count - pages[ts] for ts, count in acknowledged.items() if count > pages[ts]}
-        rows = self.rows()
         absent = expected.keys() - rows.keys()
         changed = {key for key, price in expected.items() if key in rows and rows[key] != price}
         # Read again, because rows have arrived since.

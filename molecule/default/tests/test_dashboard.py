@@ -266,6 +266,8 @@ def test_the_first_hop_that_is_broken_is_named(
 @pytest.mark.disturbs
 def test_a_page_that_is_open_comes_back_with_the_dashboard(host: Host, stream: Stream, browser: Browser) -> None:
     page = opened(browser, "pipeline")
+    as_of = page.get_by_text("As of")
+    before = as_of.inner_text()
     host.check_output("systemctl stop crypto-dashboard")
     try:
         run = playbook(ROOT / "playbooks/verify.yml")
@@ -274,9 +276,7 @@ def test_a_page_that_is_open_comes_back_with_the_dashboard(host: Host, stream: S
     finally:
         host.check_output("systemctl start crypto-dashboard")
     stream.wait_until_all_is_well(time.time())
-    as_of = page.get_by_text("As of")
-    before = as_of.inner_text()
-    wait_for(lambda: as_of.inner_text() != before, "another look on the page", 120)
+    wait_for(lambda: as_of.inner_text() != before, "another look on the page", 240)
     page.close()
 
 
