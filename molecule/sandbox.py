@@ -72,7 +72,7 @@ SSH_OPTIONS = {
     "LogLevel": "ERROR",
     "ControlMaster": "auto",
     "ControlPersist": "60s",
-    "ControlPath": f"{CACHE}/ssh/%C",
+    "ControlPath": f"{CACHE}/ssh/%r-%h-%p",
     "ServerAliveInterval": "2",
 }
 

@@ -214,8 +214,8 @@ class Writer:
 
     def _until_written(self, rows: DataFrame, table: Table, batch: int) -> Rows:
         done = self._attempt("batch_failed", self._write, rows, table, batch)
-        # Perhaps it failed for a single row: one by one the others get through. Or Cassandra is away: the connector,
-        # asked again meanwhile, would wait for minutes, and the way one by one is there as soon as Cassandra is.
+        # Perhaps it failed for a single row: one by one the others get through. Or Cassandra is away: the way one by
+        # one is there as soon as it is, the connector's sessions on the executors up to half a minute later.
         pause = PAUSE_SECONDS
         while done is None:
             done = self._attempt("batch_not_written", self._write_carefully, rows, table, batch)

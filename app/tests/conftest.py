@@ -44,8 +44,7 @@ def spark() -> Iterator[SparkSession]:
         # A JVM that lives for seconds does not earn back what it spends on optimizing compilers and garbage. The stack
         # is that of the executors.
         .config("spark.driver.extraJavaOptions", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Xss512k")
-        # As the job plans and runs its queries; what it has of executors' cores and of checkpoints is not here.
-        .config(map={name: value for name, value in SESSION.items() if name.startswith("spark.sql")})
+        .config(map=SESSION)
         .config("spark.driver.host", "127.0.0.1")
         .config("spark.driver.bindAddress", "127.0.0.1")
         .getOrCreate()

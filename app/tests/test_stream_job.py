@@ -375,7 +375,7 @@ def test_a_batch_that_cannot_be_written_at_all_is_tried_again_until_it_can(
         ("batch_not_written", "still none"),
         ("batch_written", None),
     ]
-    # The connector is asked once: while Cassandra is away it waits for minutes.
+    # The connector is asked once: its sessions are back later than Cassandra is.
     assert tries == ["connector", "driver", "driver", "driver"]
 
 
