@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from sandbox import wait_for
-from stream import MismatchError, Stream
+from stream import COINS, MismatchError, Stream
 from testinfra.host import Host
 
 
@@ -37,13 +38,14 @@ def test_keyspace(stream: Stream) -> None:
 
 def test_rows_keep_coming_for_every_coin(stream: Stream) -> None:
     # Others are those that tests have sent.
-    before = [(coin, ts) for coin, ts in stream.rows() if not coin.startswith("test-")]
+    before = {(coin, ts) for coin, ts in stream.rows() if not coin.startswith("test-")}
+    coins = {coin for coin, _ in before}
 
     def grown() -> bool:
-        new = [coin for coin, _ in stream.rows().keys() - set(before)]
-        return all(new.count(coin) >= 3 for coin, _ in before)
+        new = Counter(coin for coin, _ in stream.rows().keys() - before)
+        return all(new[coin] >= 3 for coin in coins)
 
-    assert len({coin for coin, _ in before}) == 100
+    assert len(coins) == COINS
     wait_for(grown, "three more rows of each coin", 120)
 
 
