@@ -27,8 +27,6 @@ TOPIC, MARKET, REJECTED = "crypto.prices", "crypto.global", "crypto.rejected"
 # How the reason begins of what is set aside although its price is written.
 TOO_LATE = "too late for its candles"
 COIN = "90"
-# How many of them scenario default polls, by its inventory.
-COINS = 40
 
 # Tests take the host away from their clients; what those say of it is no news.
 for name in ("cassandra", "kafka"):
@@ -209,7 +207,7 @@ class Stream:
         while wrong := self._differences(before):
             if time.monotonic() > deadline:
                 raise TablesError("\n".join(wrong[:20]))
-            # Candles have a batch every ten seconds, and a look takes one or two.
+            # A look takes a second or two, and candles have a batch every ten.
             time.sleep(3)
 
     def _differences(self, before: dict[str, list[Message]]) -> list[str]:
@@ -277,13 +275,14 @@ class Stream:
 
         def complete() -> bool:
             nonlocal rows
-            missing = self._prices(messages).keys() - rows.keys()
+            expected = self._prices(messages).keys()
+            missing = expected - rows.keys()
             # One of them is asked for before all are read again.
             look = "SELECT ts FROM crypto.prices WHERE id = %s AND ts = %s"
             if rows and missing and not self.cql(look, *min(missing)):
                 return False
             rows = self.rows()
-            return missing <= rows.keys()
+            return expected <= rows.keys()
 
         # What is still missing is looked at below.
         with contextlib.suppress(AssertionError):

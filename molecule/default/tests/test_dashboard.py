@@ -13,7 +13,7 @@ from crypto_stream.dashboard import formats
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 from sandbox import ROOT, TARGET, playbook, port, wait_for
-from stream import COINS, Stream
+from stream import Stream
 from testinfra.host import Host
 
 SCREENSHOTS = ROOT / ".state/screenshots"
@@ -104,11 +104,11 @@ def month() -> str:
     return time.strftime("%Y-%m", time.gmtime())
 
 
-def test_search_and_a_click_open_a_coin_without_losing_the_search_at_a_refresh(browser: Browser) -> None:
+def test_search_and_a_click_open_a_coin_without_losing_the_search_at_a_refresh(browser: Browser, coins: int) -> None:
     page = opened(browser)
     page.get_by_placeholder("Name or symbol").fill("ether")
     page.get_by_placeholder("Name or symbol").press("Enter")
-    page.get_by_text(f"of {COINS} coins, 1 of 1 pages").wait_for()
+    page.get_by_text(f"of {coins} coins, 1 of 1 pages").wait_for()
     page.wait_for_timeout(12_000)  # two refreshes
     assert page.get_by_placeholder("Name or symbol").input_value() == "ether"
     table = page.get_by_test_id("stDataFrame").first

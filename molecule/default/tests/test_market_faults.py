@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from sandbox import events, properties, wait_for
-from stream import COINS, Stream
+from stream import Stream
 from testinfra.host import Host
 
 UNIT = "crypto-producer"
@@ -61,16 +61,16 @@ def test_a_poll_that_fails_is_logged(host: Host, kind: str) -> None:
 
 # A poll fails of an answer that trickles in after three times its limit: a minute, which its unit test does without.
 @pytest.mark.parametrize("kind", [*REASONS, "trickle"])
-def test_an_answer_that_fails_is_asked_for_again(host: Host, kind: str) -> None:
+def test_an_answer_that_fails_is_asked_for_again(host: Host, coins: int, kind: str) -> None:
     # Between two polls, which end with the market: in the middle of one, the answer that fails would be the market's.
     wait_for_event(host, "market_acknowledged", time.time())
     since = time.time()
     faults(host, kind, 1)
-    assert wait_for_event(host, "page_acknowledged", since)["messages"] == COINS
+    assert wait_for_event(host, "page_acknowledged", since)["messages"] == coins
     assert events(host, UNIT, "poll_failed", since) == []
 
 
-def test_a_price_that_is_no_number_is_set_aside(host: Host, stream: Stream) -> None:
+def test_a_price_that_is_no_number_is_set_aside(host: Host, stream: Stream, coins: int) -> None:
     since = time.time()
     # One of two answers is that about the market as a whole.
     faults(host, "bad_price", 2)
@@ -81,7 +81,7 @@ def test_a_price_that_is_no_number_is_set_aside(host: Host, stream: Stream) -> N
         "the acknowledgement of the poll's good prices",
         60,
     )
-    assert sum(event["messages"] + event["rejected"] for event in acknowledged) == COINS
+    assert sum(event["messages"] + event["rejected"] for event in acknowledged) == coins
     kept = [json.loads(message.value or b"") for message in stream.messages("crypto.rejected")]
     assert len([entry for entry in kept if entry["ts"] == rejected["ts"]]) == sum(
         event["rejected"] for event in acknowledged

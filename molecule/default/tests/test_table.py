@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from sandbox import wait_for
-from stream import COINS, MismatchError, Stream
+from stream import MismatchError, Stream
 from testinfra.host import Host
 
 
@@ -36,16 +36,16 @@ def test_keyspace(stream: Stream) -> None:
     }
 
 
-def test_rows_keep_coming_for_every_coin(stream: Stream) -> None:
+def test_rows_keep_coming_for_every_coin(stream: Stream, coins: int) -> None:
     # Others are those that tests have sent.
     before = {(coin, ts) for coin, ts in stream.rows() if not coin.startswith("test-")}
-    coins = {coin for coin, _ in before}
+    polled = {coin for coin, _ in before}
 
     def grown() -> bool:
         new = Counter(coin for coin, _ in stream.rows().keys() - before)
-        return all(new[coin] >= 3 for coin in coins)
+        return all(new[coin] >= 3 for coin in polled)
 
-    assert len(coins) == COINS
+    assert len(polled) == coins
     wait_for(grown, "three more rows of each coin", 120)
 
 
