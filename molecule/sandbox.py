@@ -123,9 +123,9 @@ def events(host: Host, unit: str, name: str, since: float = 0) -> list[dict[str,
 
 
 def podman(*arguments: str) -> str:
-    """A command of podman, as root."""
+    """A command of podman, as root; what it complains of is shown with the test that fails."""
     sudo = [] if os.geteuid() == 0 else ["sudo"]
-    run = subprocess.run([*sudo, "podman", *arguments], check=True, capture_output=True, text=True, timeout=300)
+    run = subprocess.run([*sudo, "podman", *arguments], check=True, stdout=subprocess.PIPE, text=True, timeout=300)
     return run.stdout.strip()
 
 

@@ -15,7 +15,8 @@ NAME = "crypto-molecule-image"
 
 def run(*arguments: str) -> None:
     """A container in place of one that is ended the hard way: as the README runs it, with its data in a volume."""
-    podman("rm", "--force", "--ignore", "--time", "5", NAME)
+    # At once: given time, it may end by itself at the moment when podman (4.3) kills it, which is an error then.
+    podman("rm", "--force", "--ignore", "--time", "0", NAME)
     podman(
         *("--runtime", SANDBOX["sandbox_runtime"], "run", "--detach", "--name", NAME, "--memory", "4g", "--cpus", "2"),
         *(f"--ulimit={limit}" for limit in SANDBOX["sandbox_ulimits"]),
@@ -47,7 +48,7 @@ def root() -> Iterator[Path]:
 def _cleared() -> Iterator[None]:
     podman("volume", "rm", "--force", NAME)
     yield
-    podman("rm", "--force", "--ignore", "--time", "5", NAME)
+    podman("rm", "--force", "--ignore", "--time", "0", NAME)
     podman("volume", "rm", "--force", NAME)
 
 
