@@ -43,23 +43,6 @@ scenario() {
   step "scenario $1" molecule test --destroy "${destroy:-always}" --scenario-name "$1"
 }
 
-# aside COMMAND...: what needs no running stack goes on beside those that need one; what it says is shown at its end.
-aside() {
-  say "Beside the next: $* (its output is in $state/aside.log until it ends)"
-  set -m
-  "$@" >"$state/aside.log" 2>&1 &
-  set +m
-  aside=$!
-}
-join() {
-  [ -n "$aside" ] || return 0
-  # Its steps have failures of their own; this is one that ended before its last step.
-  wait "$aside" || echo "     ? s  failed  what went on beside" >>"$state/steps"
-  aside=
-  cat "$state/aside.log"
-}
-aside=
-trap '[ -z "$aside" ] || kill -- "-$aside"' EXIT
 # molecule takes it for itself, and bash would go on with the next step.
 trap 'exit 130' INT
 
@@ -72,6 +55,9 @@ stackless='refusal ec2'
 # With control groups of version 1, a container host cannot run what is deployed, and no stack comes of it.
 [ "$(as_root podman info --format '{{.Host.CgroupsVersion}}')" = v2 ] || stackless+=' deploy'
 without_stack() {
+  without_hosts
+  # They begin with the mirror, and with the image.
+  until grep -q 'scenario image' "$state/steps"; do sleep 1; done
   for name in $stackless; do scenario "$name"; done
 }
 
@@ -79,21 +65,28 @@ if [ -n "${SCENARIO:-}" ]; then
   without_hosts
   mirror_complete || step mirror fill_mirror
   # They begin with the image.
-  [[ ! $SCENARIO =~ ^(zookeeper|deploy)$ ]] || as_root podman image exists localhost/crypto-stream:test ||
+  [[ ! $SCENARIO =~ ^(default|zookeeper|deploy)$ ]] || as_root podman image exists localhost/crypto-stream:test ||
     step "image" molecule converge --scenario-name image
   [ -z "${KEEP:-}" ] || destroy=never
   scenario "$SCENARIO"
 else
-  aside without_hosts
+  # What needs no stack goes on beside the rest and gives way to it; what it says is shown at its end.
+  say "Lint, unit tests and: $stackless (beside the next; in $state/aside.log until it ends)"
+  set -m
+  (renice -n 10 "$BASHPID"; without_stack) >"$state/aside.log" 2>&1 &
+  set +m
+  aside=$!
+  trap 'kill -- "-$aside"' EXIT
   mirror_complete || step mirror fill_mirror
   scenario image
-  join
-  aside without_stack
   for file in molecule/*/molecule.yml; do
     name=$(basename "$(dirname "$file")")
     [[ " image $stackless " == *" $name "* ]] || scenario "$name"
   done
-  join
+  # Its steps have failures of their own; this is one that ended before its last step.
+  wait "$aside" || echo "     ? s  failed  what went on beside" >>"$state/steps"
+  trap - EXIT
+  cat "$state/aside.log"
 fi
 
 say "make test"

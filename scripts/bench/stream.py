@@ -58,7 +58,7 @@ print("rows a second:", best)
 
 def send(rate: int, seconds: float, taken: dict[int, int]) -> None:
     """Send so many prices a second; for those of one coin, `taken` has Kafka's own time by the price's."""
-    producer = KafkaProducer(bootstrap_servers=[f"127.0.0.1:{KAFKA_PORT}"], acks="all", linger_ms=5)
+    producer = KafkaProducer(bootstrap_servers=[f"127.0.0.1:{KAFKA_PORT}"], acks="all", linger_ms=20)
     step = max(1, rate // PROBES_A_SECOND)
     started, sent = time.monotonic(), 0
     while (passed := time.monotonic() - started) < seconds:
@@ -70,7 +70,7 @@ def send(rate: int, seconds: float, taken: dict[int, int]) -> None:
             if is_probe:
                 future.add_callback(lambda record, ts=ts: taken.update({ts: record.timestamp}))
             sent += 1
-        time.sleep(0.005)
+        time.sleep(0.02)
     producer.close(30)
 
 

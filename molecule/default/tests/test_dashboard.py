@@ -270,12 +270,11 @@ def test_a_page_that_is_open_comes_back_with_the_dashboard(host: Host, stream: S
     before = as_of.inner_text()
     host.check_output("systemctl stop crypto-dashboard")
     try:
-        run = playbook(ROOT / "playbooks/verify.yml")
-        assert run.returncode != 0
-        assert "First broken hop: dashboard" in run.stdout
+        assert "First broken hop: dashboard" in host.run("crypto-check").stdout
     finally:
         host.check_output("systemctl start crypto-dashboard")
     stream.wait_until_all_is_well(time.time())
+    # The longer it was away, the longer the page waits between two tries.
     wait_for(lambda: as_of.inner_text() != before, "another look on the page", 240)
     page.close()
 

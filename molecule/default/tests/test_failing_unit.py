@@ -1,4 +1,4 @@
-"""A unit that cannot start: the playbook fails, names it and shows its journal."""
+"""A unit that cannot start: the playbook fails, names it and shows its journal; what it leaves broken is named, too."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from testinfra.host import Host
 
 UNIT = "crypto-dashboard"
 WORDS = "broken by a test"
-PLAYBOOK = ROOT / "playbooks/start.yml"
+START, VERIFY = ROOT / "playbooks/start.yml", ROOT / "playbooks/verify.yml"
 
 pytestmark = pytest.mark.disturbs
 
@@ -23,15 +23,18 @@ def broken(host: Host) -> Iterator[None]:
     host.check_output("systemctl daemon-reload && systemctl stop %s", UNIT)
     yield
     host.check_output("rm -r $(dirname %s) && systemctl daemon-reload", drop_in)
-    repaired = playbook(PLAYBOOK)
+    repaired = playbook(START)
     assert repaired.returncode == 0, repaired.stdout
     assert states(host) == dict.fromkeys(UNITS, "active")
 
 
 @pytest.mark.usefixtures("broken")
-def test_is_named_with_its_journal() -> None:
-    run = playbook(PLAYBOOK)
+def test_is_named_with_its_journal_and_by_the_check() -> None:
+    run = playbook(START)
     assert run.returncode != 0
     assert f"{UNIT}.service of crypto-sandbox did not start" in run.stdout
     assert WORDS in run.stdout
     assert "kafka.service of" not in run.stdout
+    run = playbook(VERIFY)
+    assert run.returncode != 0
+    assert "First broken hop: dashboard" in run.stdout

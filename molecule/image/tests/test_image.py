@@ -99,6 +99,8 @@ class TestContainer:
 
     def test_another_container_goes_on_with_its_data(self) -> None:
         before, cluster = rows(), inside("grep cluster.id /var/lib/kafka/data/meta.properties")
+        podman("stop", "--time", "120", NAME)
+        assert podman("inspect", "--format={{.State.ExitCode}}", NAME) in ("0", "130")
         run()
         wait_for(flows, "data flowing", 300)
         assert inside("grep cluster.id /var/lib/kafka/data/meta.properties") == cluster
@@ -106,14 +108,15 @@ class TestContainer:
         # What is installed is the image's, not the volume's.
         assert inside("dpkg --get-selections | grep -c '^openjdk-8-jre-headless'") == "1"
 
-    def test_it_starts_again(self) -> None:
-        podman("stop", "--time", "120", NAME)
-        assert podman("inspect", "--format={{.State.ExitCode}}", NAME) in ("0", "130")
-        podman("start", NAME)
-        wait_for(flows, "data flowing", 300)
-
-    def test_prices_of_coinlore(self) -> None:
+    def test_prices_of_coinlore_and_again_after_the_container_was_killed(self) -> None:
         run("--env=MARKET=coinlore")
-        wait_for(lambda: inside("systemctl is-active crypto-producer") == "active", "the producer", 300)
+        self.is_coinlore_polled()
+        podman("kill", NAME)
+        podman("start", NAME)
+        self.is_coinlore_polled()
+
+    @staticmethod
+    def is_coinlore_polled() -> None:
+        wait_for(lambda: inside("systemctl is-active crypto-producer || true") == "active", "the producer", 300)
         assert 'api_url = "https://api.coinlore.net/api"' in inside("cat /etc/crypto-stream/market.toml")
         assert inside("systemctl is-active crypto-simulator || true") == "inactive"

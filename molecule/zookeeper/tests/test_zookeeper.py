@@ -32,6 +32,12 @@ def test_the_broker_is_known_to_zookeeper(host: Host) -> None:
     assert host.check_output("ss --no-header --tcp --listening --numeric 'sport = 9093'") == ""
 
 
+def test_a_check_of_the_converged_host_tells_of_no_change() -> None:
+    run = playbook(ROOT / "playbooks/site.yml", "--check", "--diff")
+    assert run.returncode == 0, run.stdout
+    assert "changed=0" in run.stdout, run.stdout
+
+
 @pytest.mark.disturbs
 @pytest.mark.parametrize("unit", ["kafka", "zookeeper"])
 def test_killed(host: Host, stream: Stream, unit: str) -> None:
