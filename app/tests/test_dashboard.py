@@ -16,6 +16,8 @@ from crypto_stream.dashboard.data import Reader
 from crypto_stream.store import Board, Candle, DeadLetter, LatestPrice, MarketPoint, Store, StoreError
 from hypothesis import given, settings
 from hypothesis import strategies as strategies
+from streamlit.elements.lib.pandas_styler_utils import marshall_styler
+from streamlit.proto.ArrowData_pb2 import ArrowData
 from streamlit.testing.v1 import AppTest
 
 SCRIPT = str(Path(script.__file__))
@@ -436,6 +438,16 @@ def test_a_price_that_moved_flashes_once() -> None:
     rows = [LatestPrice(coin, coin, price, 1) for coin, price in {"90": 6.0, "80": 0.5, "2": 3.0, "new": 1.0}.items()]
     assert market.moved(rows, then) == [1, -1, 0, 0]
     assert market.moved(rows, {row.id: row.price_usd for row in rows}) == [0, 0, 0, 0]
+
+
+def test_the_prices_of_a_week_are_sent_to_be_drawn_and_not_as_words() -> None:
+    rows = [LatestPrice("90", "Bitcoin", 2.0, 1_000_000)]
+    week = {"90": [0.123456789] * 168}
+    style: Any = market.styled(market.board(rows, week, 1_000), [0], 90, reachable=True)
+    proto = ArrowData()
+    marshall_styler(proto, style, "board")
+    assert b"$2.00" in proto.styler.display_values
+    assert b"0.123456789" not in proto.styler.display_values
 
 
 # ---- the pipeline

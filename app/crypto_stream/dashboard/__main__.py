@@ -21,6 +21,9 @@ def main() -> None:
     reader.start()
     from streamlit.web import cli
 
+    # What the pages draw with takes seconds to load, which are not to be the first viewer's.
+    from crypto_stream.dashboard import app  # noqa: F401
+
     sys.argv = ["streamlit", "run", str(Path(__file__).with_name("app.py")), *sys.argv[1:]]
     cli.main()
 

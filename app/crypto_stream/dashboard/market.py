@@ -87,6 +87,8 @@ def styled(frame: pd.DataFrame, flashes: list[int], stale_seconds: float, *, rea
     looks |= {name: [old or direction(value) for value, old in zip(frame[name], grey)] for name in CHANGES}
     words = {"Price": formats.price, "Updated": formats.age}
     words |= dict.fromkeys(CHANGES, formats.change) | dict.fromkeys(AMOUNTS, formats.amount)
+    # It is drawn; as words, all of its prices would be nine tenths of what a refresh sends.
+    words["Last 7 days"] = lambda _: ""
     style = frame.style.format(words, subset=list(words))  # type: ignore[arg-type] # of pandas' stubs
     # All at once: pandas takes its time for each row or column that it asks for.
     return style.apply(lambda _: pd.DataFrame(looks, index=frame.index), axis=None)
