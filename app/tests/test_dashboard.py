@@ -440,6 +440,15 @@ def test_a_price_that_moved_flashes_once() -> None:
     assert market.moved(rows, {row.id: row.price_usd for row in rows}) == [0, 0, 0, 0]
 
 
+@given(closes=strategies.lists(strategies.floats(1, 9), max_size=400))
+def test_a_week_is_thinned_to_what_a_line_shows(closes: list[float]) -> None:
+    shown = data.thinned(closes)
+    assert len(shown) == len(closes) if len(closes) < 84 else 42 <= len(shown) <= 84
+    assert shown[-1:] == closes[-1:]
+    remaining = iter(closes)
+    assert all(price in remaining for price in shown)
+
+
 def test_the_prices_of_a_week_are_sent_to_be_drawn_and_not_as_words() -> None:
     rows = [LatestPrice("90", "Bitcoin", 2.0, 1_000_000)]
     week = {"90": [0.123456789] * 168}

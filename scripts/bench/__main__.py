@@ -21,6 +21,8 @@ What is measured, and against what:
   refresh_ms_COINS      from the request of a refresh to the picture after the last of its answer, the median
   first_data_s_empty    the same of a page of Streamlit that shows one line, on the same host in the same run
   refresh_ms_empty
+  first_data_s_table    the same of a page of Streamlit that shows a table as large as the board's, and nothing else
+  refresh_ms_table
   viewers_mb_first ...  resident memory of the dashboard's process, and the cores it is busy with, while 20 viewers who
   viewers_cores_last    do not draw look at it for BENCH_SECONDS (600), at the beginning and at the end
   viewers_refresh_ms    from the request of a refresh to the last of its answer, the median; refreshes_a_minute is how

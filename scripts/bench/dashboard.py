@@ -42,7 +42,11 @@ EMPTY_PORT = 18501
 EMPTY = """
 import time
 import streamlit as st
-st.fragment(lambda: st.write(time.time()), run_every=5)()
+def line():
+    st.write(time.time())
+def table():
+    st.dataframe({f"Column {number}": [time.time()] * 100 for number in range(11)})
+st.fragment(table if "table" in st.query_params else line, run_every=5)()
 """
 # Notes when the first data is there, and how long each refresh takes: from what the page sends to the first picture
 # after the last of the answer.
@@ -111,7 +115,10 @@ def answers() -> bool | None:
 
 @contextmanager
 def empty_page() -> Iterator[str]:
-    """The address of a page that shows one line, refreshed as often as the dashboard, by the same Streamlit."""
+    """The address of a page that shows one line, refreshed as often as the dashboard, by the same Streamlit.
+
+    With `?table=1` it shows a table as large as the board's, without its looks.
+    """
     started = on_host("systemctl show --property=ExecStart crypto-dashboard")
     python = re.search(r"argv\[\]=(\S+)", started)
     if python is None:
@@ -208,6 +215,8 @@ def growth() -> dict[str, float]:
                 figures[f"memory_mb_{coins}"] = resident_mb()
             with empty_page() as address:
                 figures["first_data_s_empty"], figures["refresh_ms_empty"] = seen_in(browser, address, LINE)
+                table = f"{address}/?table=1"
+                figures["first_data_s_table"], figures["refresh_ms_table"] = seen_in(browser, table, BOARD)
         finally:
             cluster.shutdown()
             # The number that the inventory says.

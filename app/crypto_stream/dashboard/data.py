@@ -21,6 +21,8 @@ SPARK_SECONDS = 60
 CANDLE_SECONDS = 5
 CHECK_SECONDS = 10
 WEEK_MS = 7 * DAY_MS
+# As many as a line in a cell shows; all of them go to each viewer with each refresh.
+WEEK_POINTS = 42
 KEPT = 500
 
 
@@ -84,12 +86,18 @@ def reader() -> Reader:
 
 @st.cache_data(ttl=SPARK_SECONDS, max_entries=KEPT, show_spinner=False)
 def week(coins: tuple[str, ...]) -> dict[str, list[float]]:
-    """The hourly prices of the last seven days of some coins; nothing where Cassandra does not answer."""
+    """Prices of the last seven days of some coins, oldest first; nothing where Cassandra does not answer."""
     now_ts = time.time_ns() // 1_000_000
     try:
-        return reader().tables.closes(coins, now_ts - WEEK_MS, now_ts)
+        found = reader().tables.closes(coins, now_ts - WEEK_MS, now_ts)
     except StoreError:
         return {}
+    return {coin: thinned(closes) for coin, closes in found.items()}
+
+
+def thinned(closes: list[float]) -> list[float]:
+    """Not many more than `WEEK_POINTS`, in equal steps; the newest is among them."""
+    return closes[:: -max(1, len(closes) // WEEK_POINTS)][::-1]
 
 
 @st.cache_data(ttl=CANDLE_SECONDS, max_entries=KEPT, show_spinner=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import time
 
 import pandas as pd
@@ -26,8 +27,8 @@ ORDERS = {
     "Rank": lambda row: (row.rank is None, row.rank),
     "Price": lambda row: -row.price_usd,
     "Volume": lambda row: -(row.volume24_usd or 0),
-    "Gainers, 24 h": lambda row: -(row.percent_change_24h or 0),
-    "Losers, 24 h": lambda row: row.percent_change_24h or 0,
+    "Gainers, 24 h": lambda row: -_change(row),
+    "Losers, 24 h": lambda row: _change(row),
 }
 
 
@@ -41,11 +42,14 @@ def found(rows: list[LatestPrice], text: str) -> list[LatestPrice]:
 
 def movers(rows: list[LatestPrice]) -> tuple[list[LatestPrice], list[LatestPrice]]:
     """The largest gains and losses of 24 hours among coins that are traded, most first."""
-    traded = [row for row in rows if row.percent_change_24h is not None and (row.volume24_usd or 0) >= MOVERS_FLOOR_USD]
-    traded.sort(key=lambda row: row.percent_change_24h or 0, reverse=True)
-    gains = [row for row in traded if (row.percent_change_24h or 0) > 0][:MOVERS]
-    losses = [row for row in reversed(traded) if (row.percent_change_24h or 0) < 0][:MOVERS]
+    traded = [row for row in rows if row.percent_change_24h and (row.volume24_usd or 0) >= MOVERS_FLOOR_USD]
+    gains = heapq.nlargest(MOVERS, (row for row in traded if _change(row) > 0), key=_change)
+    losses = heapq.nsmallest(MOVERS, (row for row in traded if _change(row) < 0), key=_change)
     return gains, losses
+
+
+def _change(row: LatestPrice) -> float:
+    return row.percent_change_24h or 0
 
 
 def board(rows: list[LatestPrice], week: dict[str, list[float]], now: float) -> pd.DataFrame:
@@ -110,8 +114,8 @@ def show_market(snapshot: Snapshot, rows: list[LatestPrice]) -> None:
     )
     bitcoin.metric("Bitcoin's share", formats.share(market.btc_d if market else None))
     ether.metric("Ethereum's share", formats.share(market.eth_d if market else None))
-    up = sum(1 for row in rows if (row.percent_change_24h or 0) > 0)
-    down = sum(1 for row in rows if (row.percent_change_24h or 0) < 0)
+    up = sum(1 for row in rows if _change(row) > 0)
+    down = sum(1 for row in rows if _change(row) < 0)
     moves.metric("Rising / falling, 24 h", f"{up:,} / {down:,}")
 
 
@@ -124,7 +128,7 @@ def show_movers(rows: list[LatestPrice]) -> None:
         lines = [
             f"[{formats.plain(row.name)}]({watchlist.address(row.id, watched)})"
             f" {formats.plain(formats.price(row.price_usd))}"
-            f" :{'green' if (row.percent_change_24h or 0) > 0 else 'red'}[{formats.change(row.percent_change_24h)}]"
+            f" :{'green' if _change(row) > 0 else 'red'}[{formats.change(row.percent_change_24h)}]"
             for row in some
         ]
         place.markdown("  \n".join(lines) if lines else formats.UNKNOWN)
