@@ -96,8 +96,8 @@ def week(coins: tuple[str, ...]) -> dict[str, list[float]]:
 
 
 def thinned(closes: list[float]) -> list[float]:
-    """Not many more than `WEEK_POINTS`, in equal steps; the newest is among them."""
-    return closes[:: -max(1, len(closes) // WEEK_POINTS)][::-1]
+    """Fewer than twice `WEEK_POINTS`, in equal steps; the newest is among them. One price makes no line."""
+    return closes[:: -max(1, len(closes) // WEEK_POINTS)][::-1] if len(closes) > 1 else []
 
 
 @st.cache_data(ttl=CANDLE_SECONDS, max_entries=KEPT, show_spinner=False)

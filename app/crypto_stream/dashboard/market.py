@@ -171,7 +171,8 @@ def show_board(snapshot: Snapshot, rows: list[LatestPrice], now: float) -> None:
         selection_mode="single-row",
         column_config={
             "Rank": st.column_config.NumberColumn(width="small"),
-            "Last 7 days": st.column_config.LineChartColumn(width="small"),
+            # Green when it rises, red when it falls.
+            "Last 7 days": st.column_config.LineChartColumn(width="small", color="auto"),
         },
     )
     selected = event["selection"]["rows"]
