@@ -450,7 +450,7 @@ def test_a_week_is_thinned_to_what_a_line_shows(hours: int) -> None:
     else:
         assert shown[-1] == closes[-1]
         assert len({later - earlier for earlier, later in pairwise(shown)}) == 1
-        assert min(hours, 42) <= len(shown) < 84
+        assert min(hours, data.WEEK_POINTS) <= len(shown) < 2 * data.WEEK_POINTS
 
 
 def test_the_prices_of_a_week_are_sent_to_be_drawn_and_not_as_words() -> None:

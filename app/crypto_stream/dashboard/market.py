@@ -23,12 +23,19 @@ GREY = "#9a9a9a"
 FLASH_UP, FLASH_DOWN = "rgba(46, 160, 67, 0.35)", "rgba(219, 68, 55, 0.35)"
 CHANGES = ["1 h", "24 h", "7 d"]
 AMOUNTS = ["Volume 24 h", "Market cap"]
+
+
+def _change(row: LatestPrice) -> float:
+    """Of 24 hours, in per cent; none is known of some coins."""
+    return row.percent_change_24h or 0
+
+
 ORDERS = {
     "Rank": lambda row: (row.rank is None, row.rank),
     "Price": lambda row: -row.price_usd,
     "Volume": lambda row: -(row.volume24_usd or 0),
     "Gainers, 24 h": lambda row: -_change(row),
-    "Losers, 24 h": lambda row: _change(row),
+    "Losers, 24 h": _change,
 }
 
 
@@ -46,10 +53,6 @@ def movers(rows: list[LatestPrice]) -> tuple[list[LatestPrice], list[LatestPrice
     gains = heapq.nlargest(MOVERS, (row for row in traded if _change(row) > 0), key=_change)
     losses = heapq.nsmallest(MOVERS, (row for row in traded if _change(row) < 0), key=_change)
     return gains, losses
-
-
-def _change(row: LatestPrice) -> float:
-    return row.percent_change_24h or 0
 
 
 def board(rows: list[LatestPrice], week: dict[str, list[float]], now: float) -> pd.DataFrame:
@@ -91,7 +94,7 @@ def styled(frame: pd.DataFrame, flashes: list[int], stale_seconds: float, *, rea
     looks |= {name: [old or direction(value) for value, old in zip(frame[name], grey)] for name in CHANGES}
     words = {"Price": formats.price, "Updated": formats.age}
     words |= dict.fromkeys(CHANGES, formats.change) | dict.fromkeys(AMOUNTS, formats.amount)
-    # It is drawn; as words, all of its prices would be nine tenths of what a refresh sends.
+    # It is drawn; as words, its prices would be more than half of what a refresh sends.
     words["Last 7 days"] = lambda _: ""
     style = frame.style.format(words, subset=list(words))  # type: ignore[arg-type] # of pandas' stubs
     # All at once: pandas takes its time for each row or column that it asks for.
