@@ -4,6 +4,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -395,10 +396,8 @@ def settings_for_nowhere(**changes: Any) -> Settings:
 def test_with_nothing_there_every_hop_is_broken_and_none_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check, "unit_state", lambda unit: "active")
     monkeypatch.setattr(check, "CONNECT_SECONDS", 0.3)
-    began = time.monotonic()
     settings = settings_for_nowhere()
     result = check.look(settings, Api(settings))
-    assert time.monotonic() - began < 2 * check.HOP_SECONDS + 2
     assert [hop.name for hop in result.hops if hop.ok] == []
     assert all("\n" not in hop.found and hop.found for hop in result.hops)
 
@@ -411,6 +410,19 @@ def test_how_old_is_too_old_is_a_setting_of_every_host(monkeypatch: pytest.Monke
     settings = settings_for_nowhere(freshness={"stale_after_seconds": limit})
     hops = {hop.name: hop for hop in check.look(settings, Api(settings)).hops}
     assert hops["topic"].ok is ok
+
+
+def test_a_look_that_hangs_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "HOP_SECONDS", 2.0)
+    released = threading.Event()
+
+    def hangs() -> Facts:
+        released.wait()
+        return Facts("too late")
+
+    facts = check._at_the_same_time({"one": hangs, "other": lambda: Facts("there")})
+    released.set()
+    assert facts == {"one": Facts(error="no answer within 2 s"), "other": Facts("there")}
 
 
 @contextmanager
