@@ -17,9 +17,8 @@ INTERVAL_SECONDS = 5
 # Those of one row find their way back each by itself, and share their minute.
 PROCESSES = [
     ["kafka", "crypto-dashboard", "executor"],
-    ["cassandra", "crypto-simulator", "spark-master"],
-    ["crypto-stream-job"],
-    ["crypto-stream-job (Python)", "crypto-producer", "spark-worker"],
+    ["cassandra", "crypto-simulator", "crypto-stream-job (Python)", "spark-master"],
+    ["crypto-stream-job", "crypto-producer", "spark-worker"],
 ]
 assert {name for names in PROCESSES for name in names} == {*UNITS, *CHILDREN} - {"crypto-schema"}
 
