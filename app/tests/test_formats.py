@@ -85,4 +85,4 @@ def test_every_moment_has_a_text(seconds: int) -> None:
 
 
 def test_markdown_of_a_name_is_text() -> None:
-    assert formats.plain("$a$ [x](y) :red[z] <b>") == r"\$a\$ \[x\]\(y\) \:red\[z\] \<b\>"
+    assert formats.plain("$a$ [x](y) :red[z] <b>") == r"&#36;a&#36; \[x\]\(y\) \:red\[z\] \<b\>"

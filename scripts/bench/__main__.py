@@ -17,11 +17,12 @@ What is measured, and against what:
   COINS: 100 and 14,000 coins, all of them polled from the simulator, a request a second:
   cores_COINS           cores that the whole host was busy with
   memory_mb_COINS       resident memory of all processes of the host; what several share counts once
-  first_data_s_COINS    from the address to the board in a browser that has nothing of it yet, the median
+  first_data_s_COINS    from the address to the market's figures in a browser that has nothing of it yet, the median
+  board_s_COINS         the same until the board is drawn
   refresh_ms_COINS      from the request of a refresh to the picture after the last of its answer, the median
   first_data_s_empty    the same of a page of Streamlit that shows one line, on the same host in the same run
   refresh_ms_empty
-  first_data_s_table    the same of a page of Streamlit that shows a table as large as the board's, and nothing else
+  board_s_table         the same of a page of Streamlit that shows a table as large as the board's, and nothing else
   refresh_ms_table
   viewers_mb_first ...  resident memory of the dashboard's process, and the cores it is busy with, while 20 viewers who
   viewers_cores_last    do not draw look at it for BENCH_SECONDS (600), at the beginning and at the end

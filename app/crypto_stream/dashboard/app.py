@@ -24,7 +24,7 @@ def main() -> None:
         st.error("The settings are wrong; the dashboard cannot start.")
         st.code(str(error), language=None)
         return
-    st.set_page_config(page_title=title(), page_icon=":material/monitoring:", layout="wide")
+    st.set_page_config(page_title=title(), page_icon="📈", layout="wide")
     st.navigation([market.as_page(), coin.as_page(), pipeline.as_page()], position="top").run()
 
 

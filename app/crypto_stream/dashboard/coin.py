@@ -131,4 +131,4 @@ def page() -> None:
 
 def as_page() -> Page:
     """For the navigation."""
-    return st.Page(page, title="Coin", icon=":material/candlestick_chart:", url_path="coin")
+    return st.Page(page, title="Coin", url_path="coin")

@@ -16,10 +16,11 @@ from crypto_stream.metrics import DashboardMetrics
 from crypto_stream.store import Board, Candle, DeadLetter, MarketPoint, Store, StoreError
 from crypto_stream.tables import DAY_MS
 
-# How long what changes slowly is shown before it is read again, in seconds.
+# How long what is read when a page asks for it serves others who look, in seconds. Half of a page's period or less:
+# what serves for a whole one is still there at the next, which then shows it once more.
 SPARK_SECONDS = 60
-CANDLE_SECONDS = 5
-CHECK_SECONDS = 10
+CANDLE_SECONDS = 2
+CHECK_SECONDS = 5
 WEEK_MS = 7 * DAY_MS
 # As many as a line in a cell shows; all of them go to each viewer with each refresh.
 WEEK_POINTS = 42

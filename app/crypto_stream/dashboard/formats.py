@@ -84,4 +84,6 @@ def moment(seconds: float) -> str:
 
 def plain(text: str) -> str:
     """Text from outside, where Markdown would be read out of it."""
-    return re.sub(r"([\\`*_{}\[\]()<>#+\-.!|~:$^&])", r"\\\1", text)
+    escaped = re.sub(r"([\\`*_{}\[\]()<>#+\-.!|~:^&])", r"\\\1", text)
+    # Two escaped ones in a line make a browser load what draws formulas, all the same.
+    return escaped.replace("$", "&#36;")

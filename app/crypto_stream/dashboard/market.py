@@ -12,7 +12,7 @@ from streamlit.navigation.page import Page
 from crypto_stream.dashboard import coin, data, formats, parts, watchlist
 from crypto_stream.dashboard.charts import DOWN, UP
 from crypto_stream.dashboard.data import Snapshot
-from crypto_stream.store import LatestPrice
+from crypto_stream.store import LatestPrice, MarketPoint
 
 # Coins that trade for less do not count among the movers: a single order moves them.
 MOVERS_FLOOR_USD = 1_000_000
@@ -101,25 +101,35 @@ def styled(frame: pd.DataFrame, flashes: list[int], stale_seconds: float, *, rea
     return style.apply(lambda _: pd.DataFrame(looks, index=frame.index), axis=None)
 
 
-def show_market(snapshot: Snapshot, rows: list[LatestPrice]) -> None:
-    """Figures of the market as a whole, those that are known."""
-    market = snapshot.market
-    cap, volume, bitcoin, ether, moves = st.columns(5)
-    cap.metric(
-        "Market cap",
-        formats.amount(market.total_mcap_usd) if market else formats.UNKNOWN,
-        formats.change(market.mcap_change) if market and market.mcap_change is not None else None,
+def coloured(change: float | None) -> str:
+    """A change in per cent as markdown: green where it is a rise, red where it is a fall."""
+    text = formats.change(change)
+    return text if not change or text == formats.UNKNOWN else f":{'green' if change > 0 else 'red'}[{text}]"
+
+
+def summary(market: MarketPoint | None, rows: list[LatestPrice]) -> str:
+    """The market as a whole in a line of markdown."""
+    up, down = (sum(1 for row in rows if sign * _change(row) > 0) for sign in (1, -1))
+    figures = [
+        (
+            "Market cap",
+            formats.amount(market.total_mcap_usd if market else None),
+            market.mcap_change if market else None,
+        ),
+        (
+            "Volume, 24 h",
+            formats.amount(market.total_volume_usd if market else None),
+            market.volume_change if market else None,
+        ),
+        ("Bitcoin's share", formats.share(market.btc_d if market else None), None),
+        ("Ethereum's share", formats.share(market.eth_d if market else None), None),
+        ("Rising, 24 h", f"{up:,}", None),
+        ("Falling, 24 h", f"{down:,}", None),
+    ]
+    return " · ".join(
+        f"{label} **{formats.plain(value)}**" + ("" if change is None else f" {coloured(change)}")
+        for label, value, change in figures
     )
-    volume.metric(
-        "Volume, 24 h",
-        formats.amount(market.total_volume_usd) if market else formats.UNKNOWN,
-        formats.change(market.volume_change) if market and market.volume_change is not None else None,
-    )
-    bitcoin.metric("Bitcoin's share", formats.share(market.btc_d if market else None))
-    ether.metric("Ethereum's share", formats.share(market.eth_d if market else None))
-    up = sum(1 for row in rows if _change(row) > 0)
-    down = sum(1 for row in rows if _change(row) < 0)
-    moves.metric("Rising / falling, 24 h", f"{up:,} / {down:,}")
 
 
 def show_movers(rows: list[LatestPrice]) -> None:
@@ -130,8 +140,7 @@ def show_movers(rows: list[LatestPrice]) -> None:
         place.markdown(f"**{title}**")
         lines = [
             f"[{formats.plain(row.name)}]({watchlist.address(row.id, watched)})"
-            f" {formats.plain(formats.price(row.price_usd))}"
-            f" :{'green' if _change(row) > 0 else 'red'}[{formats.change(row.percent_change_24h)}]"
+            f" {formats.plain(formats.price(row.price_usd))} {coloured(row.percent_change_24h)}"
             for row in some
         ]
         place.markdown("  \n".join(lines) if lines else formats.UNKNOWN)
@@ -202,12 +211,10 @@ def show() -> None:
     if not parts.show_state(snapshot, now) or snapshot.board is None:
         return
     rows = snapshot.board.rows
-    above = st.container()
-    # First, because it has the most to load in a browser; meanwhile the rest arrives.
+    # Words: a browser shows them while it still loads what tables take, and figures of Streamlit's own would take more.
+    st.markdown(summary(snapshot.market, rows))
+    show_movers(rows)
     show_board(snapshot, rows, now)
-    with above:
-        show_market(snapshot, rows)
-        show_movers(rows)
 
 
 def page() -> None:
@@ -217,4 +224,4 @@ def page() -> None:
 
 def as_page() -> Page:
     """For the navigation."""
-    return st.Page(page, title="Market", icon=":material/monitoring:", url_path="market", default=True)
+    return st.Page(page, title="Market", url_path="market", default=True)

@@ -15,6 +15,8 @@ from crypto_stream.check import Hop, Progress, Report
 from crypto_stream.dashboard import data, formats
 from crypto_stream.store import DeadLetter, StoreError
 
+REFRESH_SECONDS = 10
+
 # When, in epoch seconds, and how many rows each query had written by then.
 Look = tuple[float, dict[str, float]]
 
@@ -136,9 +138,9 @@ def page() -> None:
         "CoinLore → Kafka → Spark → Cassandra. Spark's own pages are at port 8080 of the host of its master:"
         f" [{host}:8080](http://{host}:8080)."
     )
-    st.fragment(show, run_every=data.CHECK_SECONDS)()
+    st.fragment(show, run_every=REFRESH_SECONDS)()
 
 
 def as_page() -> Page:
     """For the navigation."""
-    return st.Page(page, title="Pipeline", icon=":material/conversion_path:", url_path="pipeline")
+    return st.Page(page, title="Pipeline", url_path="pipeline")

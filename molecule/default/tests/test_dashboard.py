@@ -92,8 +92,12 @@ def test_the_market_shows_what_cassandra_holds_and_goes_on(browser: Browser, str
     def is_market_shown() -> bool:
         # The page is a few seconds behind.
         told = stream.cql("SELECT * FROM crypto.market_global WHERE month = %s LIMIT 4", month())
-        share, cap = figure(page, "Bitcoin's share"), figure(page, "Market cap")
-        return (share, cap) in [(formats.share(row.btc_d), formats.amount(row.total_mcap_usd)) for row in told]
+        summary = page.get_by_text("Market cap").first.inner_text()
+        return any(
+            f"Market cap {formats.amount(row.total_mcap_usd)} " in summary
+            and f"Bitcoin's share {formats.share(row.btc_d)} " in summary
+            for row in told
+        )
 
     wait_for(is_market_shown, "the market as a whole on the page", 60)
     settled(page, f"market-{'dark' if dark else 'light'}")
