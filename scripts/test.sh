@@ -56,6 +56,8 @@ stackless='refusal ec2'
 [ "$(as_root podman info --format '{{.Host.CgroupsVersion}}')" = v2 ] || stackless+=' deploy'
 without_stack() {
   without_hosts
+  # They begin with the mirror, and with the image.
+  until grep -q 'scenario image' "$state/steps"; do sleep 1; done
   for name in $stackless; do scenario "$name"; done
 }
 
@@ -68,16 +70,15 @@ if [ -n "${SCENARIO:-}" ]; then
   [ -z "${KEEP:-}" ] || destroy=never
   scenario "$SCENARIO"
 else
-  # They begin with the mirror, and with the image.
-  mirror_complete || step mirror fill_mirror
-  scenario image
-  # What needs no stack goes on beside what waits most, and gives way to it; what it says is shown at its end.
+  # What needs no stack goes on beside the rest and gives way to it; what it says is shown at its end.
   say "Lint, unit tests and: $stackless (beside the next; in $state/aside.log until it ends)"
   set -m
   (renice -n 10 "$BASHPID"; without_stack) >"$state/aside.log" 2>&1 &
   set +m
   aside=$!
   trap 'kill -- "-$aside"' EXIT
+  mirror_complete || step mirror fill_mirror
+  scenario image
   for file in molecule/*/molecule.yml; do
     name=$(basename "$(dirname "$file")")
     [[ " image $stackless " == *" $name "* ]] || scenario "$name"

@@ -17,6 +17,8 @@ from stream import Stream
 from testinfra.host import Host
 
 SCREENSHOTS = ROOT / ".state/screenshots"
+ADDRESS = f"http://127.0.0.1:{port('DASHBOARD_PORT', 8501)}"
+PATHS = ["", "coin?coin=90", "pipeline"]
 LIMIT_MS = 60_000
 # Which hop is broken when a unit is stopped. Those of one row break one after the other; what is behind stays broken.
 HOPS = [
@@ -50,7 +52,7 @@ def browser() -> Iterator[Browser]:
 def opened(browser: Browser, path: str = "", *, width: int = 1280, dark: bool = False) -> Page:
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light")
     page.set_default_timeout(LIMIT_MS)
-    page.goto(f"http://127.0.0.1:{port('DASHBOARD_PORT', 8501)}/{path}")
+    page.goto(f"{ADDRESS}/{path}")
     page.get_by_text("live", exact=True).or_(page.get_by_text("Data flows.")).first.wait_for()
     return page
 
@@ -283,7 +285,16 @@ def test_a_page_that_is_open_comes_back_with_the_dashboard(host: Host, stream: S
     page.close()
 
 
-@pytest.mark.parametrize("path", ["", "coin?coin=90", "pipeline"])
+@pytest.mark.parametrize("path", PATHS)
+def test_nothing_is_fetched_from_elsewhere(browser: Browser, path: str) -> None:
+    page = opened(browser, path)
+    page.wait_for_timeout(2000)
+    fetched = page.evaluate("performance.getEntriesByType('resource').map(one => one.name)")
+    assert [address for address in fetched if not address.startswith((ADDRESS, "data:"))] == []
+    page.close()
+
+
+@pytest.mark.parametrize("path", PATHS)
 def test_a_phone_needs_no_scrolling_sideways(browser: Browser, path: str) -> None:
     page = opened(browser, path, width=390)
     page.wait_for_timeout(2000)
