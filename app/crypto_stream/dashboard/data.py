@@ -16,8 +16,8 @@ from crypto_stream.metrics import DashboardMetrics
 from crypto_stream.store import Board, Candle, DeadLetter, MarketPoint, Store, StoreError
 from crypto_stream.tables import DAY_MS
 
-# How long what is read when a page asks for it serves others who look, in seconds. Half of a page's period or less:
-# what serves for a whole one is still there at the next, which then shows it once more.
+# How long what a page has read serves all who look, in seconds. What is to be new whenever a page asks again lives for
+# half of its period at most: after a whole one it may still be there.
 SPARK_SECONDS = 60
 CANDLE_SECONDS = 2
 CHECK_SECONDS = 5

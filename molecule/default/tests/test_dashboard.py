@@ -290,6 +290,7 @@ def test_nothing_is_fetched_from_elsewhere(browser: Browser, path: str) -> None:
     page = opened(browser, path)
     page.wait_for_timeout(2000)
     fetched = page.evaluate("performance.getEntriesByType('resource').map(one => one.name)")
+    assert fetched
     assert [address for address in fetched if not address.startswith((ADDRESS, "data:"))] == []
     page.close()
 

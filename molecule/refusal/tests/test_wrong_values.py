@@ -1,4 +1,4 @@
-"""A wrong variable stops site.yml before anything is changed, and is named with what it got and what it takes."""
+"""A wrong variable stops a playbook before anything is changed, and is named with what it got and what it takes."""
 
 from __future__ import annotations
 
