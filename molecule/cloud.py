@@ -164,7 +164,7 @@ def cloud(ssh_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
     try:
         cloud = Cloud(f"http://127.0.0.1:{port}", ssh_port, directory)
         cloud.environment = {
-            "ANSIBLE_NOCOLOR": "1",
+            "ANSIBLE_FORCE_COLOR": "0",
             "AWS_ACCESS_KEY_ID": "testing",
             "AWS_SECRET_ACCESS_KEY": "testing",
             "AWS_REGION": REGION,

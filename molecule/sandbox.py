@@ -139,7 +139,7 @@ def playbook(path: Path | str, *arguments: str, instead: Path | None = None) -> 
     return subprocess.run(
         ["ansible-playbook", *(f"--inventory={inventory}" for inventory in inventories), *arguments, str(path)],
         cwd=ROOT,
-        env=os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
+        env=os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_FORCE_COLOR": "0"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
