@@ -157,7 +157,8 @@ def cloud(ssh_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
     with (directory / "moto.log").open("w") as log:
         server = subprocess.Popen(
             ["moto_server", "-H", "127.0.0.1", "-p", str(port)],
-            env=os.environ | {"MOTO_AMIS_PATH": str(directory / "images.json")},
+            env=os.environ
+            | {"MOTO_AMIS_PATH": str(directory / "images.json"), "MOTO_EC2_ENABLE_INSTANCE_TYPE_VALIDATION": "true"},
             stdout=log,
             stderr=subprocess.STDOUT,
         )

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import pytest
 import yaml
-from cloud import ADDRESSES, NEWEST, Cloud
+from cloud import ADDRESSES, NEWEST, REGION, Cloud
 from sandbox import ROOT
 
 # One instance carries what the sample of one host does: everything but the simulator.
@@ -112,6 +112,14 @@ def test_wrong_input_is_named_and_makes_nothing(cloud: Cloud, refusals: dict[str
     assert [message for message in WRONG[case][1] if not re.search(message, output)] == [], run.stdout
     assert "changed=0" in output
     nothing_is_left(cloud)
+
+
+def test_a_type_that_the_region_does_not_have(cloud: Cloud) -> None:
+    run = cloud.playbook(ec2_type="t3.medum")
+    assert run.returncode != 0
+    expected = f"EC2 makes no instance of ec2_type 't3.medum' in ec2_region '{REGION}': "
+    assert expected in " ".join(run.stdout.split())
+    assert cloud.instances() == []
 
 
 def test_ssh_that_never_answers(cloud: Cloud) -> None:
