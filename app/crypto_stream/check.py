@@ -316,6 +316,9 @@ def judge_dashboard(service: Service, answers: Facts, now: float, limit_seconds:
             cause="Cassandra does not answer the dashboard",
             look="systemctl status cassandra",
         )
+    if not coins:
+        cause = "the stream job has not written the latest prices yet"
+        return Hop("dashboard", False, "shows no coins", age, cause, JOB_JOURNAL)
     return Hop("dashboard", True, f"shows {coins:,.0f} coins, {answers.found}", age)
 
 
