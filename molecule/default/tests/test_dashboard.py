@@ -128,6 +128,27 @@ def test_search_and_a_click_open_a_coin_without_losing_the_search_at_a_refresh(b
     page.close()
 
 
+def test_an_order_is_that_of_cassandra_and_kept_at_a_refresh(browser: Browser, stream: Stream) -> None:
+    page = opened(browser)
+    page.get_by_test_id("stSelectbox").click()
+    page.get_by_role("option", name="Losers, 24 h").click()
+
+    def is_in_order() -> bool:
+        rows = [row.locator("td").all_text_contents() for row in page.locator('[data-testid="stDataFrame"] tr').all()]
+        (_, first, *_), *_ = shown = [row for row in rows if row]
+        changes = [float(row[5]) for row in shown]
+        # Of the last poll: others have left the ranking.
+        known = [row for row in stream.board().values() if row.percent_change_24h is not None]
+        last = max(row.ts for row in known)
+        least = min((row for row in known if row.ts > last - 1000), key=lambda row: row.percent_change_24h)
+        return len(changes) > 5 and changes == sorted(changes) and first == least.name
+
+    wait_for(is_in_order, "Cassandra's largest loss in the first row", 60)
+    page.wait_for_timeout(12_000)  # two refreshes
+    wait_for(is_in_order, "the same order after a refresh", 60)
+    page.close()
+
+
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_a_coin_has_its_candles_at_an_address_of_its_own(browser: Browser, stream: Stream, dark: bool) -> None:
     page = opened(browser, "coin?coin=90", dark=dark)
