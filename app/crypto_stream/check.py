@@ -317,7 +317,7 @@ def judge_dashboard(service: Service, answers: Facts, now: float, limit_seconds:
             look="systemctl status cassandra",
         )
     if not coins:
-        cause = "the stream job has not written the latest prices yet"
+        cause = "there were no latest prices when the dashboard read them last"
         return Hop("dashboard", False, "shows no coins", age, cause, JOB_JOURNAL)
     return Hop("dashboard", True, f"shows {coins:,.0f} coins, {answers.found}", age)
 

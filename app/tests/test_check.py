@@ -215,7 +215,7 @@ def test_a_job_that_is_behind_but_gets_on_is_a_warning() -> None:
         ({}, Facts(error="refused"), False, "dashboard does not answer"),
         ({"crypto_dashboard_last_read_timestamp_seconds": SECONDS - 91}, Facts("answers"), False, "Cassandra does not"),
         ({"crypto_dashboard_last_read_timestamp_seconds": 0}, Facts("answers"), False, "Cassandra does not"),
-        ({"crypto_dashboard_coins": 0}, Facts("answers"), False, "the stream job has not written"),
+        ({"crypto_dashboard_coins": 0}, Facts("answers"), False, "there were no latest prices"),
     ],
 )
 def test_dashboard(changes: dict[str, float], answers: Facts, ok: bool, cause: str | None) -> None:
