@@ -150,6 +150,47 @@ def test_an_order_is_that_of_cassandra_and_kept_at_a_refresh(browser: Browser, s
     page.close()
 
 
+def test_a_column_that_was_clicked_and_the_place_in_the_table_are_kept_at_a_refresh(browser: Browser) -> None:
+    page = opened(browser)
+    board = page.get_by_test_id("stDataFrame").first
+    board.locator("td").first.wait_for(state="attached")
+    box = board.bounding_box()
+    assert box is not None
+
+    def names() -> list[str]:
+        rows = [row.locator("td").all_text_contents() for row in board.locator("tr").all()]
+        return [row[1] for row in rows if row]
+
+    page.mouse.click(box["x"] + 160, box["y"] + 16)  # Name, of which one click is from A to Z
+    wait_for(lambda: names() == sorted(names(), key=str.casefold), "coins by name", 30)
+    page.mouse.wheel(0, 320)  # ten rows
+    wait_for(lambda: board.locator(".dvn-scroller").evaluate("it => it.scrollTop") == 320, "ten rows further", 30)
+    before = names()
+    page.wait_for_timeout(12_000)  # two refreshes
+    assert (names(), board.locator(".dvn-scroller").evaluate("it => it.scrollTop")) == (before, 320)
+    # The first row in sight is another than the first one that was sent.
+    page.mouse.click(box["x"] + 16, box["y"] + 52)
+    page.get_by_role("heading", name=re.compile(re.escape(before[0]))).wait_for()
+    page.close()
+
+
+def test_the_board_needs_no_mouse(browser: Browser) -> None:
+    page = opened(browser)
+
+    def is_in_the_table() -> bool:
+        page.keyboard.press("Tab")
+        return bool(page.evaluate("document.activeElement.dataset.testid === 'data-grid-canvas'"))
+
+    page.get_by_placeholder("Name or symbol").focus()
+    wait_for(is_in_the_table, "the table, by way of the tab key", 30)
+    page.keyboard.press("ArrowDown")
+    page.wait_for_timeout(12_000)  # two refreshes
+    name = page.evaluate("document.activeElement.parentElement.children[1].textContent")
+    page.keyboard.press("Shift+Space")
+    page.get_by_role("heading", name=re.compile(re.escape(name))).wait_for()
+    page.close()
+
+
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_a_coin_has_its_candles_at_an_address_of_its_own(browser: Browser, stream: Stream, dark: bool) -> None:
     page = opened(browser, "coin?coin=90", dark=dark)
