@@ -191,7 +191,8 @@ def show_board(snapshot: Snapshot, rows: list[LatestPrice], now: float) -> None:
     if selected and selected[0] < len(shown):
         st.switch_page(coin.as_page(), query_params={"coin": shown[selected[0]].id})
     st.caption(
-        f"{len(chosen):,} of {len(rows):,} coins, {number} of {pages} pages. A row's box, or shift and space, opens the coin."
+        f"{len(chosen):,} of {len(rows):,} coins, {number} of {pages} pages."
+        " A row's box, or shift and space, opens the coin."
         + (f" {len(snapshot.board.left):,} have left the ranking." if snapshot.board and snapshot.board.left else "")
     )
     # Made when somebody asks for it.
