@@ -76,7 +76,7 @@ def test_spark() -> None:
     properties = dict(environment.json()["sparkProperties"])
     assert properties["spark.master"] == "spark://127.0.0.1:7077"
     assert properties["spark.app.name"] == "crypto-stream"
-    assert properties["spark.sql.shuffle.partitions"] == "2"
+    assert properties["spark.sql.shuffle.partitions"] == "1"
 
 
 def test_values_of_the_inventory_are_in_effect(host: Host, stream: Stream, broker: dict[str, str]) -> None:
