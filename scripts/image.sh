@@ -9,7 +9,8 @@ tools control
 provide_mirror
 
 say "Making the image"
-playbook_as_root -i inventories/sandbox -i inventories/image playbooks/image.yml
+playbook_as_root -i inventories/sandbox -i inventories/image playbooks/image.yml ||
+  die "The image was not made: see above. Where a disk is full, make room (podman system prune); make image goes on from there."
 cat <<END
 
 Made in $SECONDS s. Run it:
