@@ -69,6 +69,14 @@ def cells(page: Page, name: str | re.Pattern[str]) -> list[str]:
     return row.locator("td").all_text_contents()
 
 
+def wait_for_refreshes(page: Page) -> None:
+    """Until the board has been sent anew, two times: its prices are others, or their age."""
+    board = page.get_by_test_id("stDataFrame").first
+    for _ in range(2):
+        before = board.text_content()
+        wait_for(lambda before=before: board.text_content() != before, "a refresh of the board", 60)
+
+
 def figure(page: Page, label: str) -> str:
     metric = page.get_by_test_id("stMetric").filter(has_text=label).first
     return metric.get_by_test_id("stMetricValue").inner_text()
@@ -115,7 +123,7 @@ def test_search_and_a_click_open_a_coin_without_losing_the_search_at_a_refresh(b
     page.get_by_placeholder("Name or symbol").fill("ether")
     page.get_by_placeholder("Name or symbol").press("Enter")
     page.get_by_text(f"of {coins} coins, 1 of 1 pages").wait_for()
-    page.wait_for_timeout(12_000)  # two refreshes
+    wait_for_refreshes(page)
     assert page.get_by_placeholder("Name or symbol").input_value() == "ether"
     table = page.get_by_test_id("stDataFrame").first
     table.scroll_into_view_if_needed()
@@ -145,7 +153,7 @@ def test_an_order_is_that_of_cassandra_and_kept_at_a_refresh(browser: Browser, s
         return len(shown) > 5 and shown == sorted(shown) and next(iter(changes)) == least.name
 
     wait_for(is_in_order, "Cassandra's largest loss in the first row", 60)
-    page.wait_for_timeout(12_000)  # two refreshes
+    wait_for_refreshes(page)
     wait_for(is_in_order, "the same order after a refresh", 60)
     page.close()
 
@@ -163,14 +171,15 @@ def test_a_column_that_was_clicked_and_the_place_in_the_table_are_kept_at_a_refr
 
     page.mouse.click(box["x"] + 160, box["y"] + 16)  # Name, of which one click is from A to Z
     wait_for(lambda: names() == sorted(names(), key=str.casefold), "coins by name", 30)
+    eleventh = names()[10]
     page.mouse.wheel(0, 320)  # ten rows
-    wait_for(lambda: board.locator(".dvn-scroller").evaluate("it => it.scrollTop") == 320, "ten rows further", 30)
+    wait_for(lambda: names()[0] == eleventh, "the eleventh coin as the first in sight", 30)
     before = names()
-    page.wait_for_timeout(12_000)  # two refreshes
+    wait_for_refreshes(page)
     assert (names(), board.locator(".dvn-scroller").evaluate("it => it.scrollTop")) == (before, 320)
-    # The first row in sight is another than the first one that was sent.
+    # What is the first in sight is neither the first nor the eleventh that was sent.
     page.mouse.click(box["x"] + 16, box["y"] + 52)
-    page.get_by_role("heading", name=re.compile(re.escape(before[0]))).wait_for()
+    page.get_by_role("heading", name=re.compile(re.escape(eleventh))).wait_for()
     page.close()
 
 
@@ -184,8 +193,9 @@ def test_the_board_needs_no_mouse(browser: Browser) -> None:
     page.get_by_placeholder("Name or symbol").focus()
     wait_for(is_in_the_table, "the table, by way of the tab key", 30)
     page.keyboard.press("ArrowDown")
-    page.wait_for_timeout(12_000)  # two refreshes
+    wait_for_refreshes(page)
     name = page.evaluate("document.activeElement.parentElement.children[1].textContent")
+    assert name
     page.keyboard.press("Shift+Space")
     page.get_by_role("heading", name=re.compile(re.escape(name))).wait_for()
     page.close()
