@@ -129,6 +129,13 @@ def podman(*arguments: str) -> str:
     return run.stdout.strip()
 
 
+def power_cut(name: str) -> None:
+    """Kill a container and start it again. Before podman has cleaned up, it would start on a network that goes away."""
+    podman("kill", name)
+    wait_for(lambda: podman("inspect", "--format={{.State.Status}}", name) == "exited", f"the end of {name}", 60)
+    podman("start", name)
+
+
 def playbook(path: Path | str, *arguments: str, instead: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run a playbook of the project on the inventories that molecule uses; both outputs are in stdout.
 

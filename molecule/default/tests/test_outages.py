@@ -7,7 +7,19 @@ from __future__ import annotations
 import time
 
 import pytest
-from sandbox import CHILDREN, CONTAINER, TARGET, UNITS, connect, podman, process, properties, states, wait_for
+from sandbox import (
+    CHILDREN,
+    CONTAINER,
+    TARGET,
+    UNITS,
+    connect,
+    podman,
+    power_cut,
+    process,
+    properties,
+    states,
+    wait_for,
+)
 from stream import Stream
 from testinfra.host import Host
 
@@ -77,8 +89,7 @@ def test_a_power_cut_after_which_the_host_has_another_address(host: Host, stream
     before = address()
     # A container's journal does not outlive it.
     stream.acknowledged()
-    podman("kill", CONTAINER)
-    podman("start", CONTAINER)
+    power_cut(CONTAINER)
     since = time.time()
     assert address() != before
     wait_for(lambda: connect(sudo=True).run("true").succeeded, "a login", 60)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sandbox import ROOT, SANDBOX, playbook, podman, port, wait_for
+from sandbox import ROOT, SANDBOX, playbook, podman, port, power_cut, wait_for
 
 IMAGE = "localhost/crypto-stream:test"
 NAME = "crypto-molecule-image"
@@ -109,8 +109,7 @@ class TestContainer:
         assert inside("dpkg --get-selections | grep -c '^openjdk-8-jre-headless'") == "1"
 
     def test_it_starts_again(self) -> None:
-        podman("kill", NAME)
-        podman("start", NAME)
+        power_cut(NAME)
         wait_for(flows, "data flowing", 300)
 
     def test_prices_of_coinlore(self) -> None:
