@@ -166,14 +166,18 @@ deadline = time.monotonic() + 5400
 
 
 def until(what, look):
+    before = None
     while True:
         try:
             if found := look():
-                print(f"{what}: {found}", flush=True)
+                print(f"{time.strftime('%X')} {what}: {found}", flush=True)
                 return found
             seen = "nothing yet"
         except Exception as error:
             seen = str(error)[:200]
+        if seen != before:
+            print(f"{time.strftime('%X')} {what}: {seen}", flush=True)
+            before = seen
         if time.monotonic() > deadline:
             sys.exit(f"{what}: not within 90 minutes; the last look brought {seen}")
         time.sleep(10)
@@ -228,6 +232,8 @@ step provision-again again
 step halt vagrant --no-tty halt
 step up-again vagrant --no-tty up
 step clients-again clients
+# How the job took its second start, for whoever wants to know what that time went to.
+vagrant ssh --command "sudo journalctl --boot --unit=crypto-stream-job --no-pager" || true
 step destroy vagrant --no-tty destroy --force
 
 say "make test-vagrant, with $driver"
