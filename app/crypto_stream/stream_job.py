@@ -518,7 +518,10 @@ def main() -> None:
             writer.tables_exist.set()
         notify("READY=1", "STATUS=the queries are running")
         first.wrote.wait(FIRST_SECONDS)
-        running += [start(spark, writer, settings) for writer in others]
+        for writer in others:
+            running.append(start(spark, writer, settings))
+            # On a slow host, all of them together would take longer than systemd waits for a sign.
+            notify("WATCHDOG=1")
         logger.info("started", queries=[one.query.name for one in running])
         watch(running, ends, settings, metrics, logger)
     except Stop:
