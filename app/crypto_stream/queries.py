@@ -18,7 +18,8 @@ class Query:
     """From topics, by the names that `Kafka.topics` knows them by, to one table.
 
     `trigger_ms` is the least time from one batch to the next. A query with `state` has batches that depend on earlier
-    ones: it sends the rows that a batch has changed.
+    ones: it sends the rows that a batch has changed. `share` is how much of `max_offsets_per_trigger` a batch may take:
+    Spark interrupts no task, so that prices would wait for a long one of a query that nobody waits for.
     """
 
     topics: tuple[str, ...]
@@ -26,6 +27,7 @@ class Query:
     table: Table
     trigger_ms: int
     state: bool = False
+    share: float = 1
 
     @property
     def name(self) -> str:
@@ -38,8 +40,8 @@ def queries(settings: Settings) -> tuple[Query, ...]:
     lateness = settings.stream_job.candle_lateness_seconds
     return (
         Query(("prices",), transforms.prices, tables.PRICES, settings.stream_job.trigger_ms),
-        Query(("prices",), transforms.latest_prices, tables.LATEST_PRICES, 2000),
+        Query(("prices",), transforms.latest_prices, tables.LATEST_PRICES, 2000, share=0.2),
         Query(("prices",), lambda topics: transforms.candles(topics, lateness), tables.CANDLES, 10_000, state=True),
         Query(("market",), transforms.market_global, tables.MARKET_GLOBAL, 2000),
-        Query(("prices", "market", "rejected"), transforms.dead_letters, tables.DEAD_LETTERS, 5000),
+        Query(("prices", "market", "rejected"), transforms.dead_letters, tables.DEAD_LETTERS, 5000, share=0.5),
     )

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 import signal
@@ -140,7 +141,7 @@ def read_topics(spark: SparkSession, query: Query, settings: Settings) -> dict[s
         .options(**kafka_options(settings))
         .option("subscribe", names[topic])
         .option("startingOffsets", "earliest")
-        .option("maxOffsetsPerTrigger", settings.stream_job.max_offsets_per_trigger)
+        .option("maxOffsetsPerTrigger", math.ceil(query.share * settings.stream_job.max_offsets_per_trigger))
         .load()
         for topic in query.topics
     }

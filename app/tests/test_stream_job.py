@@ -449,6 +449,8 @@ def test_topics_are_read_from_their_beginning_and_gaps_stop_the_job() -> None:
     assert calls["subscribe"] == "crypto.global"
     assert calls["startingOffsets"] == "earliest"
     assert calls["maxOffsetsPerTrigger"] == 5
+    stream_job.read_topics(spark, dataclasses.replace(MARKET_GLOBAL, share=0.5), settings)  # type: ignore[arg-type]
+    assert calls["maxOffsetsPerTrigger"] == 3
 
 
 @pytest.mark.usefixtures("spark")
