@@ -14,7 +14,7 @@ on_exit() {
   local status=$?
   if [ -n "$mirror_pid" ]; then pkill -P "$mirror_pid" || true; fi
   if [ -z "$finished" ] && [ "$status" != 0 ]; then
-    printf '\nmake up did not finish: the first error above says why. Run it again when that is mended: it goes on from here.\n' >&2
+    printf '\nmake up did not finish: the first error above says why. Run it again when that is mended: it goes on from here. If the sandbox itself is broken, make down removes it, with its data.\n' >&2
   fi
 }
 trap on_exit EXIT

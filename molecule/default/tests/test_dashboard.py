@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 from crypto_stream.dashboard import formats
 from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Error, Page, sync_playwright
 from sandbox import ROOT, TARGET, playbook, port, wait_for
 from stream import Stream
 from testinfra.host import Host
@@ -20,6 +20,8 @@ SCREENSHOTS = ROOT / ".state/screenshots"
 ADDRESS = f"http://127.0.0.1:{port('DASHBOARD_PORT', 8501)}"
 PATHS = ["", "coin?coin=90", "pipeline"]
 LIMIT_MS = 60_000
+NETWORK_CHANGED = "net::ERR_NETWORK_CHANGED"
+LOADS = 3
 # Which hop is broken when a unit is stopped. Those of one row break one after the other; what is behind stays broken.
 HOPS = [
     {"crypto-simulator": "api"},
@@ -50,11 +52,24 @@ def browser() -> Iterator[Browser]:
 
 
 def opened(browser: Browser, path: str = "", *, width: int = 1280, dark: bool = False) -> Page:
+    """A page that shows something current. Chromium ends all requests when an interface comes or goes, such as that of
+    another scenario's host, and Streamlit does not ask for a part of a page again: then it is loaded anew."""
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light")
     page.set_default_timeout(LIMIT_MS)
-    page.goto(f"{ADDRESS}/{path}")
-    page.get_by_text("live", exact=True).or_(page.get_by_text("Data flows.")).first.wait_for()
-    return page
+    failures: list[str | None] = []
+    page.on("requestfailed", lambda request: failures.append(request.failure))
+    for _ in range(LOADS):
+        try:
+            page.goto(f"{ADDRESS}/{path}")
+            page.get_by_text("live", exact=True).or_(page.get_by_text("Data flows.")).first.wait_for()
+            page.wait_for_load_state("networkidle")
+        except Error:
+            if NETWORK_CHANGED not in failures:
+                raise
+        if NETWORK_CHANGED not in failures:
+            return page
+        failures.clear()
+    pytest.fail(f"interfaces came or went while /{path} was loaded, {LOADS} times in a row")
 
 
 def settled(page: Page, name: str) -> None:
