@@ -33,6 +33,7 @@ class FakeStore(Store):
         super().__init__(Cassandra())
         self.found = Board([])
         self.world: MarketPoint | None = None
+        self.yesterday: MarketPoint | None = None
         self.forming: list[Candle] = []
         self.letters: list[DeadLetter] = []
         self.error: StoreError | None = None
@@ -47,7 +48,8 @@ class FakeStore(Store):
         return self._answer(self.found)
 
     def market(self, now_ts: int) -> MarketPoint | None:
-        return self._answer(self.world)
+        points = (self.world, self.yesterday)
+        return self._answer(next((point for point in points if point and point.ts <= now_ts), None))
 
     def candles(self, coin: str, interval: str, since_ts: int, until_ts: int) -> list[Candle]:
         self.asked.append((coin, interval, since_ts, until_ts))
@@ -135,6 +137,20 @@ def test_the_market_as_a_whole_and_its_movers(fake: FakeStore, reader: Reader) -
     assert ":green[+2.50 %]" in text
     assert ":red[-3.00 %]" in text
     assert "live" in text
+
+
+@pytest.mark.parametrize(
+    ("age_hours", "text"),
+    [
+        (24.5, r"Bitcoin's share **51\.2 %** :green[+1.25 pp] · Ethereum's share **17\.0 %** :red[-0.50 pp] ·"),
+        # An outage was in between.
+        (26, r"Bitcoin's share **51\.2 %** · Ethereum's share **17\.0 %** ·"),
+    ],
+)
+def test_shares_are_compared_to_a_day_ago(fake: FakeStore, reader: Reader, age_hours: float, text: str) -> None:
+    fake.fill()
+    fake.yesterday = MarketPoint(int((time.time() - age_hours * 3600) * 1000), 2e12, 1e11, 50.0, 17.5, None, None)
+    assert any(text in element.value for element in run(market_page, reader).markdown)
 
 
 def test_the_board_has_true_numbers_in_the_order_of_ranks(fake: FakeStore, reader: Reader) -> None:

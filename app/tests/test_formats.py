@@ -65,7 +65,13 @@ def test_ages(seconds: float, text: str) -> None:
 
 @given(st.floats() | st.none())
 def test_every_number_has_a_short_text(value: float | None) -> None:
-    for text in (formats.price(value), formats.amount(value), formats.change(value), formats.share(value)):
+    for text in (
+        formats.price(value),
+        formats.amount(value),
+        formats.change(value),
+        formats.points(value),
+        formats.share(value),
+    ):
         assert 0 < len(text) <= 25
 
 

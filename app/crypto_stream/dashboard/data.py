@@ -21,6 +21,9 @@ from crypto_stream.tables import DAY_MS
 SPARK_SECONDS = 60
 CANDLE_SECONDS = 2
 CHECK_SECONDS = 5
+# A day ago is known within an hour, or not at all: the newest before that may be of before an outage.
+YESTERDAY_SECONDS = 60
+YESTERDAY_TOLERANCE_MS = 3_600_000
 WEEK_MS = 7 * DAY_MS
 # As many as a line in a cell shows; all of them go to each viewer with each refresh.
 WEEK_POINTS = 42
@@ -83,6 +86,17 @@ def reader() -> Reader:
     store.quiet_driver()
     found = settings()
     return Reader(Store(found.cassandra), found.dashboard.refresh_seconds, found.freshness.stale_after_seconds)
+
+
+@st.cache_data(ttl=YESTERDAY_SECONDS, show_spinner=False)
+def yesterday() -> MarketPoint | None:
+    """The market as a whole a day ago; nothing where that is not known, or Cassandra does not answer."""
+    then = time.time_ns() // 1_000_000 - DAY_MS
+    try:
+        found = reader().tables.market(then)
+    except StoreError:
+        return None
+    return found if found and then - found.ts <= YESTERDAY_TOLERANCE_MS else None
 
 
 @st.cache_data(ttl=SPARK_SECONDS, max_entries=KEPT, show_spinner=False)

@@ -64,6 +64,11 @@ def change(value: float | None) -> str:
     return text if text.strip("+-0.% ") else "0.00 %"
 
 
+def points(value: float | None) -> str:
+    """Percentage points, with their sign."""
+    return change(value).replace("%", "pp")
+
+
 def share(value: float | None) -> str:
     """Per cent of a whole."""
     return f"{value:.1f} %" if value is not None and 0 <= value <= 100 else UNKNOWN

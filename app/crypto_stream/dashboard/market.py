@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import heapq
+import math
 import time
+from collections.abc import Callable
 
 import pandas as pd
 import streamlit as st
@@ -21,6 +23,7 @@ PAGE_ROWS = 100
 GREY = "#9a9a9a"
 # Behind a price that has just risen or fallen; for a light page and a dark one alike.
 FLASH_UP, FLASH_DOWN = "rgba(46, 160, 67, 0.35)", "rgba(219, 68, 55, 0.35)"
+UNKNOWN_MARKET = MarketPoint(0, math.nan, math.nan, None, None, None, None)
 CHANGES = ["1 h", "24 h", "7 d"]
 AMOUNTS = ["Volume 24 h", "Market cap"]
 
@@ -101,35 +104,32 @@ def styled(frame: pd.DataFrame, flashes: list[int], stale_seconds: float, *, rea
     return style.apply(lambda _: pd.DataFrame(looks, index=frame.index), axis=None)
 
 
-def coloured(change: float | None) -> str:
-    """A change in per cent as markdown: green where it is a rise, red where it is a fall."""
-    text = formats.change(change)
+def coloured(change: float | None, words: Callable[[float | None], str] = formats.change) -> str:
+    """A change as markdown: green where it is a rise, red where it is a fall."""
+    text = words(change)
     return text if not change or text == formats.UNKNOWN else f":{'green' if change > 0 else 'red'}[{text}]"
 
 
-def summary(market: MarketPoint | None, rows: list[LatestPrice]) -> str:
-    """The market as a whole in a line of markdown."""
+def summary(market: MarketPoint | None, yesterday: MarketPoint | None, rows: list[LatestPrice]) -> str:
+    """The market as a whole in a line of markdown. A stack that is younger than a day knows of no change in shares."""
+    now, then = market or UNKNOWN_MARKET, yesterday or UNKNOWN_MARKET
     up, down = (sum(1 for row in rows if sign * _change(row) > 0) for sign in (1, -1))
     figures = [
-        (
-            "Market cap",
-            formats.amount(market.total_mcap_usd if market else None),
-            market.mcap_change if market else None,
-        ),
-        (
-            "Volume, 24 h",
-            formats.amount(market.total_volume_usd if market else None),
-            market.volume_change if market else None,
-        ),
-        ("Bitcoin's share", formats.share(market.btc_d if market else None), None),
-        ("Ethereum's share", formats.share(market.eth_d if market else None), None),
-        ("Rising, 24 h", f"{up:,}", None),
-        ("Falling, 24 h", f"{down:,}", None),
+        ("Market cap", formats.amount(now.total_mcap_usd), now.mcap_change, formats.change),
+        ("Volume, 24 h", formats.amount(now.total_volume_usd), now.volume_change, formats.change),
+        ("Bitcoin's share", formats.share(now.btc_d), _rise(then.btc_d, now.btc_d), formats.points),
+        ("Ethereum's share", formats.share(now.eth_d), _rise(then.eth_d, now.eth_d), formats.points),
+        ("Rising, 24 h", f"{up:,}", None, formats.change),
+        ("Falling, 24 h", f"{down:,}", None, formats.change),
     ]
     return " · ".join(
-        f"{label} **{formats.plain(value)}**" + ("" if change is None else f" {coloured(change)}")
-        for label, value, change in figures
+        f"{label} **{formats.plain(value)}**" + ("" if change is None else f" {coloured(change, words)}")
+        for label, value, change, words in figures
     )
+
+
+def _rise(then: float | None, now: float | None) -> float | None:
+    return None if then is None or now is None else now - then
 
 
 def show_movers(rows: list[LatestPrice]) -> None:
@@ -213,7 +213,7 @@ def show() -> None:
         return
     rows = snapshot.board.rows
     # Words: a browser shows them while it still loads what tables take, and figures of Streamlit's own would take more.
-    st.markdown(summary(snapshot.market, rows))
+    st.markdown(summary(snapshot.market, data.yesterday(), rows))
     show_movers(rows)
     show_board(snapshot, rows, now)
 
