@@ -8,6 +8,8 @@ import pandas as pd
 from crypto_stream.store import Candle
 
 UP, DOWN = "#1a9c5b", "#d64545"
+# Of a day with 24 hours; Vega's own have twelve.
+TIMES = {"hours": "%H:%M", "minutes": "%H:%M"}
 
 
 def candle_frame(candles: list[Candle]) -> pd.DataFrame:
@@ -39,7 +41,7 @@ def candle_charts(
     is_log = log and bool((frame["low"] > 0).all())
     scale = alt.Scale(type="log", nice=False) if is_log else alt.Scale(zero=False, nice=True)
     colour = alt.condition("datum.rises", alt.value(UP), alt.value(DOWN))
-    time = alt.Axis(grid=False, title=None, labelOverlap=True)
+    time = alt.Axis(grid=False, title=None, labelOverlap=True, format=TIMES)
     # As wide as each other, so that the two stand in line.
     dollars = alt.Axis(format=",.2f" if frame["high"].max() >= 1 else ".4~g", minExtent=64, maxExtent=64, title=None)
     volumes = alt.Axis(
