@@ -97,7 +97,11 @@ class PriceMessage(Message):
 
 
 class MarketMessage(Message):
-    """The market as a whole at one moment; `btc_d` and `eth_d` are the shares of Bitcoin and Ethereum in its cap."""
+    """The market as a whole at one moment; `btc_d` and `eth_d` are the shares of Bitcoin and Ethereum in its cap.
+
+    `rising` and `falling` are counted among the coins of the poll before it, by their change of 24 hours, and are not
+    known of one that has missed a page.
+    """
 
     total_mcap_usd: float = Field(ge=0)
     total_volume_usd: float = Field(ge=0)
@@ -108,6 +112,8 @@ class MarketMessage(Message):
     avg_change_percent: float | None = None
     coins_count: int | None = Field(None, ge=0, le=2**31 - 1)
     active_markets: int | None = Field(None, ge=0, le=2**31 - 1)
+    rising: int | None = Field(None, ge=0, le=2**31 - 1)
+    falling: int | None = Field(None, ge=0, le=2**31 - 1)
 
 
 AnyMessage = TypeVar("AnyMessage", bound=Message)

@@ -236,12 +236,17 @@ def rejected_record(item: Rejected, ts: int, topics: Topics) -> Record:
     return Record(topics.rejected, None, encode_rejected(item.payload, item.reason, ts), ts)
 
 
-def market_record(world: World, ts: int, topics: Topics) -> Record:
-    """The market as a whole; `ts` is when it was told, in epoch milliseconds."""
+def market_record(world: World, changes: list[float] | None, ts: int, topics: Topics) -> Record:
+    """The market as a whole; `ts` is when it was told, in epoch milliseconds.
+
+    `changes` are those of 24 hours of the coins that a poll has brought, in per cent, if it has brought all.
+    """
     message = MarketMessage(
         ts=ts,
         total_mcap_usd=world.total_mcap,
         total_volume_usd=world.total_volume,
+        rising=None if changes is None else sum(change > 0 for change in changes),
+        falling=None if changes is None else sum(change < 0 for change in changes),
         **world.model_dump(exclude={"total_mcap", "total_volume"}),
     )
     return Record(topics.market, None, encode(message), ts)
@@ -334,11 +339,13 @@ class Service:
         """One poll. Nothing that goes wrong with it, foreseen or not, ends the process."""
         began = time.time()
         tickers, rejected, errors = 0, 0, []
+        changes: list[float] = []
         coins = self._settings.producer.coins
         try:
             for page in client.top(coins) if isinstance(coins, int) else client.these(coins):
                 self._keep_page(page)
                 tickers += len(page.tickers)
+                changes += [ticker.percent_change_24h or 0 for ticker in page.tickers]
                 rejected += len(page.rejected)
                 errors += [page.error] if page.error else []
         except Exception as error:
@@ -351,9 +358,9 @@ class Service:
                 "poll_incomplete", began=int(began * 1000), tickers=tickers, rejected=rejected, errors=errors
             )
         if tickers:  # an API that has just told nothing has nothing to tell of the whole
-            self._poll_market(client)
+            self._poll_market(client, None if errors else changes)
 
-    def _poll_market(self, client: CoinLore) -> None:
+    def _poll_market(self, client: CoinLore, changes: list[float] | None) -> None:
         try:
             world, ts = client.world(), time.time_ns() // 1_000_000
             check_clock(ts)
@@ -361,7 +368,7 @@ class Service:
                 self._log_rejected(world, ts)
                 self._keep([rejected_record(world, ts, self._topics)], ts)
             else:
-                self._keep([market_record(world, ts, self._topics)], ts)
+                self._keep([market_record(world, changes, ts, self._topics)], ts)
         except Exception as error:
             self._log.warning("market_poll_failed", reason=_describe(error))
 

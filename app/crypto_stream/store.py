@@ -35,7 +35,7 @@ SHOWN_BYTES = 300
 _CANDLE_COLUMNS = ("start", "open", "high", "low", "close", "samples", "volume24_usd")
 _MARKET_COLUMNS = (
     *("ts", "total_mcap_usd", "total_volume_usd", "btc_d", "eth_d"),
-    *("mcap_change", "volume_change"),
+    *("mcap_change", "volume_change", "rising", "falling"),
 )
 _BOARD_COLUMNS = tuple(name for name in LATEST_PRICES.columns if name not in ("board", "processing_time"))
 
@@ -95,7 +95,9 @@ class Candle:
 
 @dataclass(frozen=True)
 class MarketPoint:
-    """The market as a whole at `ts` (epoch milliseconds); shares and changes in per cent."""
+    """The market as a whole at `ts` (epoch milliseconds); shares and changes in per cent, `rising` and `falling` in
+    coins.
+    """
 
     ts: int
     total_mcap_usd: float
@@ -104,6 +106,8 @@ class MarketPoint:
     eth_d: float | None
     mcap_change: float | None
     volume_change: float | None
+    rising: int | None = None
+    falling: int | None = None
 
 
 @dataclass(frozen=True)

@@ -141,6 +141,8 @@ MARKET_GLOBAL = Table(
         "avg_change_percent": "double",
         "coins_count": "int",
         "active_markets": "int",
+        "rising": "int",
+        "falling": "int",
         "processing_time": "timestamp",
     },
     ("month",),

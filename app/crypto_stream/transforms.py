@@ -21,7 +21,7 @@ from pyspark.sql.types import DataType, DoubleType, LongType, StringType, Struct
 
 from crypto_stream import messages
 from crypto_stream.messages import MarketMessage, Message, PriceMessage, Rule, mistyped, plain, rules
-from crypto_stream.tables import BOARD, DAY_MS, INTERVALS
+from crypto_stream.tables import BOARD, DAY_MS, INTERVALS, MARKET_GLOBAL
 
 # Kafka's columns that go with a row, so that it can be set aside when Cassandra refuses it.
 ORIGIN = ("topic", "partition", "offset", "value", "timestamp")
@@ -164,9 +164,9 @@ def latest_prices(topics: Topics) -> DataFrame:
 def market_global(topics: Topics) -> DataFrame:
     """Rows of `market_global`, one for each good message."""
     good = _good(decode(topics["market"], MarketMessage))
-    counts = [F.col(name).cast("int") for name in ("coins_count", "active_markets")]
-    columns = [name for name in rules(MarketMessage) if name not in ("coins_count", "active_markets")]
-    return good.select(*ORIGIN, _month(F.col("ts")).alias("month"), *columns, *counts, *_row_times(F.col("ts")))
+    names = [name for name in rules(MarketMessage) if name != "ts"]
+    columns = [F.col(name).cast(MARKET_GLOBAL.columns[name]) for name in names]
+    return good.select(*ORIGIN, _month(F.col("ts")).alias("month"), "ts", *columns, *_row_times(F.col("ts")))
 
 
 def samples(topics: Topics) -> DataFrame:

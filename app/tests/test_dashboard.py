@@ -142,14 +142,22 @@ def test_the_market_as_a_whole_and_its_movers(fake: FakeStore, reader: Reader) -
 @pytest.mark.parametrize(
     ("age_hours", "text"),
     [
-        (24.5, r"Bitcoin's share **51\.2 %** :green[+1.25 pp] · Ethereum's share **17\.0 %** :red[-0.50 pp] ·"),
+        (
+            24.5,
+            r"Bitcoin's share **51\.2 %** :green[+1.25 pp] · Ethereum's share **17\.0 %** :red[-0.50 pp]"
+            r" · Rising, 24 h **1** -2,999 · Falling, 24 h **1** +1",
+        ),
         # An outage was in between.
-        (26, r"Bitcoin's share **51\.2 %** · Ethereum's share **17\.0 %** ·"),
+        (
+            26,
+            r"Bitcoin's share **51\.2 %** · Ethereum's share **17\.0 %** · Rising, 24 h **1** · Falling, 24 h **1**",
+        ),
     ],
 )
-def test_shares_are_compared_to_a_day_ago(fake: FakeStore, reader: Reader, age_hours: float, text: str) -> None:
+def test_the_market_is_compared_to_a_day_ago(fake: FakeStore, reader: Reader, age_hours: float, text: str) -> None:
     fake.fill()
-    fake.yesterday = MarketPoint(int((time.time() - age_hours * 3600) * 1000), 2e12, 1e11, 50.0, 17.5, None, None)
+    ts = int((time.time() - age_hours * 3600) * 1000)
+    fake.yesterday = MarketPoint(ts, 2e12, 1e11, 50.0, 17.5, None, None, rising=3000, falling=0)
     assert any(text in element.value for element in run(market_page, reader).markdown)
 
 

@@ -198,6 +198,7 @@ def test_text_from_outside_gives_no_orders_to_a_terminal() -> None:
         btc_d=st.none() | st.floats(0, 100),
         mcap_change=st.none() | st.floats(allow_nan=False, allow_infinity=False),
         coins_count=st.none() | st.integers(0, 2**31 - 1),
+        rising=st.none() | st.integers(0, 2**31 - 1),
     )
 )
 def test_the_market_survives_the_way_through_kafka(message: MarketMessage) -> None:
@@ -211,6 +212,7 @@ def test_the_market_survives_the_way_through_kafka(message: MarketMessage) -> No
         ({"total_mcap_usd": "5"}, "another type"),
         ({"btc_d": 100.5}, "btc_d"),
         ({"coins_count": -1}, "coins_count"),
+        ({"falling": 0.5}, "falling"),
         ({"ts": 5}, "ts"),
     ],
 )

@@ -445,6 +445,8 @@ def test_the_service_polls_delivers_and_stops(simulator: Server, tmp_path: Path,
     (market,) = [parse(MarketMessage, value) for topic, value in kafka.stored if topic == MARKET]
     assert before <= market.ts <= time.time_ns() // 1_000_000
     assert (market.coins_count, market.total_mcap_usd > 0, 0 < (market.btc_d or 0) < 100) == (250, True, True)
+    changes = [message.percent_change_24h or 0 for message in messages]
+    assert (market.rising, market.falling) == (sum(change > 0 for change in changes), sum(change < 0 for change in changes))
     assert len({message.id for message in messages}) == 120
     assert all(before <= message.ts <= time.time_ns() // 1_000_000 for message in messages)
     assert len({message.ts for message in messages}) == 2  # one of each page
@@ -493,6 +495,9 @@ def test_coins_may_be_named_and_one_that_is_not_there_is_an_error(
     run(kafka.service)
     assert [parse(PriceMessage, value).id for topic, value in kafka.stored if topic == TOPIC] == ["90", "80"]
     assert named(lines, "poll_incomplete")[0]["errors"] == ["coins no-such: the API does not know them"]
+    # How many of them rise is not known where not all have come.
+    (market,) = [parse(MarketMessage, value) for topic, value in kafka.stored if topic == MARKET]
+    assert (market.rising, market.falling) == (None, None)
 
 
 def test_a_market_that_cannot_be_had_costs_nothing_else(

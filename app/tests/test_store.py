@@ -324,7 +324,7 @@ def test_hourly_prices_of_several_coins(tables: FakeSession) -> None:
 
 def test_the_newest_state_of_the_market_that_can_be_shown(tables: FakeSession) -> None:
     def point(ts: int, **changes: Any) -> Any:
-        values: dict[str, Any] = dict.fromkeys(("btc_d", "eth_d", "mcap_change", "volume_change"))
+        values: dict[str, Any] = dict.fromkeys(("btc_d", "eth_d", "mcap_change", "volume_change", "rising", "falling"))
         month = f"{datetime.fromtimestamp(ts / 1000, tz=timezone.utc):%Y-%m}"
         return SimpleNamespace(
             **values | {"month": month, "ts": ts, "total_mcap_usd": 1.0, "total_volume_usd": 2.0} | changes
@@ -332,8 +332,8 @@ def test_the_newest_state_of_the_market_that_can_be_shown(tables: FakeSession) -
 
     store = Store(Cassandra(), lambda _: tables)
     assert store.market(NOVEMBER) is None
-    tables.rows = [point(NOVEMBER + 60_000), point(NOVEMBER, btc_d=float("nan")), point(NOVEMBER - 5)]
-    assert store.market(NOVEMBER) == MarketPoint(NOVEMBER, 1.0, 2.0, None, None, None, None)
+    tables.rows = [point(NOVEMBER + 60_000), point(NOVEMBER, btc_d=float("nan"), rising=7), point(NOVEMBER - 5)]
+    assert store.market(NOVEMBER) == MarketPoint(NOVEMBER, 1.0, 2.0, None, None, None, None, rising=7)
     # In the first minutes of a month, the last word is of the one before.
     first_of_month = 1_701_388_800_000
     tables.rows = [point(first_of_month - 5)]

@@ -296,7 +296,7 @@ def test_a_price_becomes_a_row_of_the_board(spark: SparkSession) -> None:
 
 
 def test_the_market_becomes_a_row(spark: SparkSession) -> None:
-    market = MarketMessage(ts=TS, total_mcap_usd=1.5, total_volume_usd=2.5, btc_d=50.5, coins_count=14000)
+    market = MarketMessage(ts=TS, total_mcap_usd=1.5, total_volume_usd=2.5, btc_d=50.5, coins_count=14000, rising=5)
     raw = topic(spark, encode(market), b"{}")
     (row,) = transforms.market_global({"market": raw}).collect()
     values = market.model_dump(exclude={"schema_version"})

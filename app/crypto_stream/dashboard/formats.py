@@ -69,6 +69,11 @@ def points(value: float | None) -> str:
     return change(value).replace("%", "pp")
 
 
+def more(count: float | None) -> str:
+    """How many more, or fewer."""
+    return f"{count:+,.0f}" if count is not None and math.isfinite(count) else UNKNOWN
+
+
 def share(value: float | None) -> str:
     """Per cent of a whole."""
     return f"{value:.1f} %" if value is not None and 0 <= value <= 100 else UNKNOWN

@@ -111,20 +111,21 @@ def coloured(change: float | None, words: Callable[[float | None], str] = format
 
 
 def summary(market: MarketPoint | None, yesterday: MarketPoint | None, rows: list[LatestPrice]) -> str:
-    """The market as a whole in a line of markdown. A stack that is younger than a day knows of no change in shares."""
+    """The market as a whole in a line of markdown. A stack that is younger than a day knows only CoinLore's changes."""
     now, then = market or UNKNOWN_MARKET, yesterday or UNKNOWN_MARKET
     up, down = (sum(1 for row in rows if sign * _change(row) > 0) for sign in (1, -1))
     figures = [
-        ("Market cap", formats.amount(now.total_mcap_usd), now.mcap_change, formats.change),
-        ("Volume, 24 h", formats.amount(now.total_volume_usd), now.volume_change, formats.change),
-        ("Bitcoin's share", formats.share(now.btc_d), _rise(then.btc_d, now.btc_d), formats.points),
-        ("Ethereum's share", formats.share(now.eth_d), _rise(then.eth_d, now.eth_d), formats.points),
-        ("Rising, 24 h", f"{up:,}", None, formats.change),
-        ("Falling, 24 h", f"{down:,}", None, formats.change),
+        ("Market cap", formats.amount(now.total_mcap_usd), coloured(now.mcap_change)),
+        ("Volume, 24 h", formats.amount(now.total_volume_usd), coloured(now.volume_change)),
+        ("Bitcoin's share", formats.share(now.btc_d), coloured(_rise(then.btc_d, now.btc_d), formats.points)),
+        ("Ethereum's share", formats.share(now.eth_d), coloured(_rise(then.eth_d, now.eth_d), formats.points)),
+        # Without a colour: that more coins fall is no good news.
+        ("Rising, 24 h", f"{up:,}", formats.more(_rise(then.rising, up))),
+        ("Falling, 24 h", f"{down:,}", formats.more(_rise(then.falling, down))),
     ]
     return " · ".join(
-        f"{label} **{formats.plain(value)}**" + ("" if change is None else f" {coloured(change, words)}")
-        for label, value, change, words in figures
+        f"{label} **{formats.plain(value)}**" + ("" if change == formats.UNKNOWN else f" {change}")
+        for label, value, change in figures
     )
 
 
