@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import pytest
@@ -23,6 +26,7 @@ from streamlit.testing.v1 import AppTest
 
 SCRIPT = str(Path(script.__file__))
 HOUR = 3_600_000
+EPOCH = datetime.fromtimestamp(0, timezone.utc)
 Answer = TypeVar("Answer")
 
 
@@ -476,11 +480,30 @@ def test_a_week_is_thinned_to_what_a_line_shows(hours: int) -> None:
 def test_the_prices_of_a_week_are_sent_to_be_drawn_and_not_as_words() -> None:
     rows = [LatestPrice("90", "Bitcoin", 2.0, 1_000_000)]
     week = {"90": [0.123456789] * 168}
-    style: Any = market.styled(market.board(rows, week, 1_000), [0], 90, reachable=True)
+    style: Any = market.styled(market.board(rows, week), [0], EPOCH, 90, reachable=True)
     proto = ArrowData()
     marshall_styler(proto, style, "board")
     assert b"$2.00" in proto.styler.display_values
     assert b"0.123456789" not in proto.styler.display_values
+
+
+def test_prices_are_sent_again_only_when_they_have_changed(
+    fake: FakeStore, reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.fill()
+    now = time.time()
+
+    def sent(later_seconds: float) -> object:
+        """The message of which Streamlit sends no more than the hash when it is the same again."""
+        monkeypatch.setattr(market, "time", SimpleNamespace(time=lambda: now + later_seconds))
+        return run(market_page, reader).dataframe[0].proto
+
+    first = sent(0)
+    assert sent(50) == first
+    # Grey by now.
+    assert sent(100) != first
+    fake.found = Board([replace(fake.found.rows[0], price_usd=64000.5), *fake.found.rows[1:]])
+    assert sent(0) != first
 
 
 # ---- the pipeline
@@ -492,15 +515,17 @@ def test_what_is_old_is_grey_what_changed_has_a_colour_and_what_moved_flashes() 
         LatestPrice("80", "Ethereum", 1.0, 1_000_000, percent_change_24h=-1.0, percent_change_7d=0.0),
         LatestPrice("1", "Old", 3.0, 900_000, percent_change_24h=1.0),
     ]
-    frame = market.board(rows, {}, 1_000)
+    frame = market.board(rows, {})
     up, down, grey = (f"color: {colour};" for colour in (charts.UP, charts.DOWN, market.GREY))
 
     def looks(column: str, **options: bool) -> list[str]:
         """What the cells of a column have."""
-        style: Any = market.styled(frame, [1, -1, -1], 90, **{"reachable": True} | options)
+        style: Any = market.styled(
+            frame, [1, -1, -1], EPOCH + timedelta(seconds=1_000), 90, **{"reachable": True} | options
+        )
         style._compute()
-        at = frame.columns.get_loc(column)
-        return ["".join(f"{name}: {value};" for name, value in style.ctx[row, at]) for row in range(len(rows))]
+        place = frame.columns.get_loc(column)
+        return ["".join(f"{name}: {value};" for name, value in style.ctx[row, place]) for row in range(len(rows))]
 
     assert looks("24 h") == [up, down, grey]
     assert looks("7 d") == ["", "", grey]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from datetime import datetime, timedelta, timezone
 
 import pytest
 from crypto_stream.dashboard import formats
@@ -61,6 +62,20 @@ def test_changes(value: float, text: str) -> None:
 )
 def test_ages(seconds: float, text: str) -> None:
     assert formats.age(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (1_000_000, "15:46:40"),
+        (1_000_000 - 56_800, "00:00:00"),
+        (1_000_000 - 56_801, "1970-01-11 23:59"),
+        (-5, "1970-01-01 02:00"),
+        (1e300, "9999-12-31 01:59"),
+    ],
+)
+def test_times_are_of_the_viewers_zone_with_the_date_of_another_day(seconds: float, text: str) -> None:
+    assert formats.clock(seconds, datetime.fromtimestamp(1_000_000, timezone(timedelta(hours=2)))) == text
 
 
 @given(st.floats() | st.none())

@@ -446,7 +446,10 @@ def test_the_service_polls_delivers_and_stops(simulator: Server, tmp_path: Path,
     assert before <= market.ts <= time.time_ns() // 1_000_000
     assert (market.coins_count, market.total_mcap_usd > 0, 0 < (market.btc_d or 0) < 100) == (250, True, True)
     changes = [message.percent_change_24h or 0 for message in messages]
-    assert (market.rising, market.falling) == (sum(change > 0 for change in changes), sum(change < 0 for change in changes))
+    assert (market.rising, market.falling) == (
+        sum(change > 0 for change in changes),
+        sum(change < 0 for change in changes),
+    )
     assert len({message.id for message in messages}) == 120
     assert all(before <= message.ts <= time.time_ns() // 1_000_000 for message in messages)
     assert len({message.ts for message in messages}) == 2  # one of each page

@@ -26,6 +26,7 @@ What is measured, and against what:
   refresh_ms_table
   viewers_mb_first ...  resident memory of the dashboard's process, and the cores it is busy with, while 20 viewers who
   viewers_cores_last    do not draw look at it for BENCH_SECONDS (600), at the beginning and at the end
+  viewers_refresh_kb    what a refresh brings, the mean; viewers_whole_kb is one that brings the whole board
   viewers_refresh_ms    from the request of a refresh to the last of its answer, the median; refreshes_a_minute is how
   reads_a_minute        many they got, for so many reads of the board
   memory_mb             resident memory of all processes of the host, the highest of that time

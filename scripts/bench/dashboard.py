@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from http.client import HTTPConnection, HTTPException
+from typing import NamedTuple
 
 from cassandra.cluster import Session
 from playwright.sync_api import Browser, sync_playwright
@@ -150,34 +151,46 @@ def reads() -> float:
     return published(DASHBOARD_METRICS_PORT)["crypto_dashboard_reads_total{ok}"]
 
 
-def viewer(ended: threading.Event, refreshes: list[float]) -> None:
-    """Look at the market as a tab does, by Streamlit's protocol; notes how many seconds each refresh takes.
+class Refresh(NamedTuple):
+    """What one took, and what it brought."""
+
+    seconds: float
+    size: int
+
+
+def viewer(ended: threading.Event, refreshes: list[Refresh]) -> None:
+    """Look at the market as a tab does, by Streamlit's protocol; notes each refresh.
 
     It does not draw: twenty tabs that do take more cores than the host that serves them.
     """
     with connect_to(SOCKET, subprotocols=[Subprotocol("streamlit")], max_size=None) as socket:
         asked = BackMsg(rerun_script=ClientState())
         socket.send(asked.SerializeToString())
-        sent, pause = time.monotonic(), math.inf
+        sent, pause, size = time.monotonic(), math.inf, 0
         while not ended.is_set():
             with suppress(TimeoutError):
-                told = ForwardMsg.FromString(socket.recv(timeout=0.2))
+                message = socket.recv(timeout=0.2)
+                size += len(message)
+                told = ForwardMsg.FromString(message)
+                # The board: what a tab says that it has is not sent to it again.
+                if told.metadata.cacheable:
+                    asked.rerun_script.cached_message_hashes[:] = [told.hash]
                 if told.HasField("new_session"):
                     asked.rerun_script.page_script_hash = told.new_session.page_script_hash
                 elif told.HasField("auto_rerun"):
                     asked.rerun_script.fragment_id, asked.rerun_script.is_auto_rerun = told.auto_rerun.fragment_id, True
                     pause = told.auto_rerun.interval
                 elif told.script_finished == ForwardMsg.FINISHED_FRAGMENT_RUN_SUCCESSFULLY:
-                    refreshes.append(time.monotonic() - sent)
+                    refreshes.append(Refresh(time.monotonic() - sent, size))
             if time.monotonic() > sent + pause:
                 socket.send(asked.SerializeToString())
-                sent = time.monotonic()
+                sent, size = time.monotonic(), 0
 
 
 def viewers() -> dict[str, float]:
     """The dashboard's process, and the memory of the host, while VIEWERS look for SECONDS."""
     process = on_host("systemctl show --property=MainPID --value crypto-dashboard").strip()
-    ended, refreshes = threading.Event(), list[float]()
+    ended, refreshes = threading.Event(), list[Refresh]()
     with ThreadPoolExecutor(VIEWERS) as pool:
         looking = [pool.submit(viewer, ended, refreshes) for _ in range(VIEWERS)]
         try:
@@ -193,7 +206,9 @@ def viewers() -> dict[str, float]:
             minutes = (time.monotonic() - began) / 60
             figures |= {"reads_a_minute": (reads() - read) / minutes}
             figures |= {"refreshes_a_minute": (len(refreshes) - seen) / minutes}
-            figures |= {"viewers_refresh_ms": 1000 * statistics.median(refreshes[seen:])}
+            figures |= {"viewers_refresh_ms": 1000 * statistics.median(one.seconds for one in refreshes[seen:])}
+            sizes = [one.size / 1000 for one in refreshes[seen:]]
+            figures |= {"viewers_refresh_kb": statistics.mean(sizes), "viewers_whole_kb": max(sizes)}
         finally:
             ended.set()
     for one in looking:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 import re
 import time
+from datetime import datetime
+
+from crypto_stream.tables import DAY_SECONDS
 
 UNKNOWN = "-"
 UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K"))
@@ -90,6 +93,13 @@ def age(seconds: float) -> str:
 def moment(seconds: float) -> str:
     """Epoch seconds as date and time, in UTC."""
     return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(min(max(0.0, seconds), MAX_SECONDS)))
+
+
+def clock(seconds: float, now: datetime) -> str:
+    """Epoch seconds as a time in the zone of `now`, with the date where that is another one."""
+    # A day less, because a zone may be ahead of UTC.
+    then = datetime.fromtimestamp(min(max(0.0, seconds), MAX_SECONDS - DAY_SECONDS), now.tzinfo)
+    return f"{then:%H:%M:%S}" if then.date() == now.date() else f"{then:%Y-%m-%d %H:%M}"
 
 
 def plain(text: str) -> str:

@@ -6,6 +6,7 @@ import heapq
 import math
 import time
 from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
 
 import pandas as pd
 import streamlit as st
@@ -58,8 +59,8 @@ def movers(rows: list[LatestPrice]) -> tuple[list[LatestPrice], list[LatestPrice
     return gains, losses
 
 
-def board(rows: list[LatestPrice], week: dict[str, list[float]], now: float) -> pd.DataFrame:
-    """For display; true numbers, so that they can be sorted by. Changes in per cent, Updated in seconds."""
+def board(rows: list[LatestPrice], week: dict[str, list[float]]) -> pd.DataFrame:
+    """For display; true numbers and times, so that they can be sorted by. Changes in per cent."""
     frame = pd.DataFrame(
         {
             "Rank": pd.array([row.rank for row in rows], dtype="Int64"),
@@ -72,10 +73,10 @@ def board(rows: list[LatestPrice], week: dict[str, list[float]], now: float) -> 
             "Volume 24 h": [row.volume24_usd for row in rows],
             "Market cap": [row.market_cap_usd for row in rows],
             "Last 7 days": [week.get(row.id, []) for row in rows],
-            "Updated": [max(0, round(now - row.ts / 1000)) for row in rows],
+            "Updated": [row.ts for row in rows],
         }
     )
-    return frame.astype(dict.fromkeys([*CHANGES, *AMOUNTS], "float64"))
+    return frame.astype(dict.fromkeys([*CHANGES, *AMOUNTS], "float64") | {"Updated": "datetime64[ms, UTC]"})
 
 
 def moved(rows: list[LatestPrice], before: dict[str, float]) -> list[int]:
@@ -84,9 +85,14 @@ def moved(rows: list[LatestPrice], before: dict[str, float]) -> list[int]:
     return [(row.price_usd > then) - (row.price_usd < then) for row, then in zip(rows, earlier)]
 
 
-def styled(frame: pd.DataFrame, flashes: list[int], stale_seconds: float, *, reachable: bool) -> object:
-    """As market sites write it; what may be out of date is grey, and what has just moved flashes."""
-    grey = [f"color: {GREY};" if not reachable or age > stale_seconds else "" for age in frame["Updated"]]
+def styled(frame: pd.DataFrame, flashes: list[int], now: datetime, stale_seconds: float, *, reachable: bool) -> object:
+    """As market sites write it; what may be out of date is grey, and what has just moved flashes.
+
+    `now` has the zone in which times are shown. Two looks at the same prices make the same bytes, which Streamlit sends
+    once: therefore times, and no ages.
+    """
+    stale = frame["Updated"] < now - timedelta(seconds=stale_seconds)
+    grey = [f"color: {GREY};" if not reachable or old else "" for old in stale]
     backgrounds = {1: f"background-color: {FLASH_UP};", -1: f"background-color: {FLASH_DOWN};"}
 
     def direction(value: float) -> str:
@@ -95,11 +101,12 @@ def styled(frame: pd.DataFrame, flashes: list[int], stale_seconds: float, *, rea
     looks = dict.fromkeys(frame.columns, grey)
     looks["Price"] = [backgrounds.get(flash, "") + old for flash, old in zip(flashes, grey)]
     looks |= {name: [old or direction(value) for value, old in zip(frame[name], grey)] for name in CHANGES}
-    words = {"Price": formats.price, "Updated": formats.age}
+    words = {"Price": formats.price, "Updated": lambda time: formats.clock(time.timestamp(), now)}
     words |= dict.fromkeys(CHANGES, formats.change) | dict.fromkeys(AMOUNTS, formats.amount)
     # It is drawn; as words, its prices would be more than half of what a refresh sends.
     words["Last 7 days"] = lambda _: ""
-    style = frame.style.format(words, subset=list(words))  # type: ignore[arg-type] # of pandas' stubs
+    # With a name of its own: pandas makes one up each time.
+    style = frame.style.set_uuid("board").format(words, subset=list(words))  # type: ignore[arg-type] # of pandas' stubs
     # All at once: pandas takes its time for each row or column that it asks for.
     return style.apply(lambda _: pd.DataFrame(looks, index=frame.index), axis=None)
 
@@ -172,10 +179,18 @@ def show_board(snapshot: Snapshot, rows: list[LatestPrice], now: float) -> None:
     number = page.number_input("Page", 1, pages, key="page", label_visibility="collapsed") if pages > 1 else 1
     shown = chosen[(number - 1) * PAGE_ROWS : number * PAGE_ROWS]
     # Sorted, because coins that have changed places are the same coins.
-    frame = board(shown, data.week(tuple(sorted(row.id for row in shown))), now)
+    frame = board(shown, data.week(tuple(sorted(row.id for row in shown))))
+    # What browsers call the offset is what is to be added for UTC.
+    here = timezone(timedelta(minutes=-(st.context.timezone_offset or 0)))
     stale = data.settings().freshness.stale_after_seconds
     event = st.dataframe(
-        styled(frame, flashes(snapshot, shown), stale, reachable=snapshot.failing_since is None),
+        styled(
+            frame,
+            flashes(snapshot, shown),
+            datetime.fromtimestamp(now, here),
+            stale,
+            reachable=snapshot.failing_since is None,
+        ),
         key="board",
         hide_index=True,
         height=560,
@@ -186,6 +201,7 @@ def show_board(snapshot: Snapshot, rows: list[LatestPrice], now: float) -> None:
             "Rank": st.column_config.NumberColumn(width="small"),
             # Green when it rises, red when it falls.
             "Last 7 days": st.column_config.LineChartColumn(width="small", color="auto"),
+            "Updated": st.column_config.Column(help="When CoinLore told this price, by the clock of this browser."),
         },
     )
     selected = event["selection"]["rows"]

@@ -89,7 +89,7 @@ def cells(page: Page, name: str | re.Pattern[str]) -> list[str]:
 
 
 def wait_for_refreshes(page: Page) -> None:
-    """Until the board has been sent anew, two times: its prices are others, or their age."""
+    """Until the board has been sent anew, two times: its prices are others, or their looks."""
     board = page.get_by_test_id("stDataFrame").first
     for _ in range(2):
         before = board.text_content()
