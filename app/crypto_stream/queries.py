@@ -38,10 +38,12 @@ class Query:
 def queries(settings: Settings) -> tuple[Query, ...]:
     """All of them; the first one is what people wait for, so it has no one before it."""
     lateness = settings.stream_job.candle_lateness_seconds
+    # Polls come every thirty seconds by default, and each batch of candles keeps the driver busy for a second in which
+    # prices wait.
     return (
         Query(("prices",), transforms.prices, tables.PRICES, settings.stream_job.trigger_ms),
         Query(("prices",), transforms.latest_prices, tables.LATEST_PRICES, 2000, share=0.2),
-        Query(("prices",), lambda topics: transforms.candles(topics, lateness), tables.CANDLES, 10_000, state=True),
+        Query(("prices",), lambda topics: transforms.candles(topics, lateness), tables.CANDLES, 20_000, state=True),
         Query(("market",), transforms.market_global, tables.MARKET_GLOBAL, 2000),
         Query(("prices", "market", "rejected"), transforms.dead_letters, tables.DEAD_LETTERS, 5000, share=0.5),
     )
