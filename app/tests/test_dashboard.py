@@ -178,7 +178,10 @@ def test_the_board_has_true_numbers_in_the_order_of_ranks(fake: FakeStore, reade
 def test_what_is_not_known_of_the_market_is_a_dash(fake: FakeStore, reader: Reader) -> None:
     fake.fill()
     fake.world = None
-    assert any(r"Market cap **\-** · Volume, 24 h **\-**" in text.value for text in run(market_page, reader).markdown)
+    app = run(market_page, reader)
+    assert any(r"Market cap **\-** · Volume, 24 h **\-**" in text.value for text in app.markdown)
+    # Of a number that is missing, a browser shows neither pandas' words nor the styles'.
+    assert app.dataframe[0].proto.placeholder == "-"
 
 
 def test_search_order_and_pages(fake: FakeStore, reader: Reader) -> None:

@@ -193,6 +193,7 @@ def show_board(snapshot: Snapshot, rows: list[LatestPrice], now: float) -> None:
         ),
         key="board",
         hide_index=True,
+        placeholder=formats.UNKNOWN,
         height=560,
         row_height=32,
         on_select="rerun",

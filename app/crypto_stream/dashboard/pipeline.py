@@ -68,10 +68,10 @@ def show_queries(report: Report) -> None:
     st.session_state["looks"] = last, before
     st.subheader("The stream job's queries, since it started")
     frame = queries(report.queries, rates(before, last))
-    style = frame.style.format(precision=0, thousands=",", na_rep=formats.UNKNOWN).format(
-        precision=1, na_rep=formats.UNKNOWN, subset=["Seconds behind", "Rows a second", "Last batch took, s"]
+    style = frame.style.format(precision=0, thousands=",").format(
+        precision=1, subset=["Seconds behind", "Rows a second", "Last batch took, s"]
     )
-    st.dataframe(style, key="queries", hide_index=True)
+    st.dataframe(style, key="queries", hide_index=True, placeholder=formats.UNKNOWN)
 
 
 def letters(found: list[DeadLetter]) -> pd.DataFrame:

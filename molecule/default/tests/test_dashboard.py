@@ -251,6 +251,7 @@ def test_the_pipeline_says_what_crypto_check_says(browser: Browser, dark: bool) 
     page.get_by_text("Data flows.").wait_for()
     for hop in ("api", "producer", "topic", "stream_job", "table", "dashboard"):
         assert wait_for(lambda hop=hop: cells(page, hop), f"the hop {hop}", 60)[1] == "ok"
+    wait_for_rows_a_second(page, "prices")
     settled(page, f"pipeline-{'dark' if dark else 'light'}")
     page.close()
 
@@ -258,14 +259,17 @@ def test_the_pipeline_says_what_crypto_check_says(browser: Browser, dark: bool) 
 def test_the_pipeline_shows_how_far_each_query_is(browser: Browser) -> None:
     page = opened(browser, "pipeline")
     for query in ("prices", "latest_prices", "candles", "market_global", "dead_letters"):
-        # The whole of the cell: the names are in those of the hops, too. A second look makes a rate of rows.
-        name = re.compile(f"^{query}$")
-        wait_for(
-            lambda name=name: re.fullmatch(r"[0-9][0-9.,]*", (cells(page, name) or [""] * 4)[3]),
-            f"rows a second of {query}",
-            60,
-        )
+        wait_for_rows_a_second(page, query)
     page.close()
+
+
+def wait_for_rows_a_second(page: Page, query: str) -> None:
+    """Which is known from the second look on."""
+    # The whole of the cell: the names are in those of the hops, too.
+    name = re.compile(f"^{query}$")
+    wait_for(
+        lambda: re.fullmatch(r"[0-9][0-9.,]*", (cells(page, name) or [""] * 4)[3]), f"rows a second of {query}", 60
+    )
 
 
 def test_the_watchlist_is_kept_by_address_and_session(browser: Browser) -> None:
