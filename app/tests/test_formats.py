@@ -86,6 +86,7 @@ def test_every_number_has_a_short_text(value: float | None) -> None:
         formats.change(value),
         formats.points(value),
         formats.share(value),
+        formats.more(value),
     ):
         assert 0 < len(text) <= 25
 

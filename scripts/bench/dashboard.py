@@ -198,7 +198,7 @@ def viewers() -> dict[str, float]:
             read, seen, began = reads(), len(refreshes), time.monotonic()
             figures: dict[str, float] = {"viewers": VIEWERS, "viewers_seconds": SECONDS}
             figures |= {"viewers_cores_first": cores(30, process), "viewers_mb_first": resident_mb(process)}
-            samples = []
+            samples = [resident_mb()]
             while time.monotonic() < began + SECONDS - 30:
                 samples.append(resident_mb())
                 time.sleep(5)

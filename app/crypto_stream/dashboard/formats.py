@@ -73,8 +73,10 @@ def points(value: float | None) -> str:
 
 
 def more(count: float | None) -> str:
-    """How many more, or fewer."""
-    return f"{count:+,.0f}" if count is not None and math.isfinite(count) else UNKNOWN
+    """How many more, or fewer; whole ones."""
+    if count is None or not math.isfinite(count):
+        return UNKNOWN
+    return f"{count:+,.0f}" if abs(count) < 1e15 else f"{count:+.2e}"
 
 
 def share(value: float | None) -> str:
