@@ -423,13 +423,13 @@ def test_coins_of_one_name_are_told_apart() -> None:
     assert coin.label(LatestPrice("1", "Bitcoin", 1.0, 1)) == "Bitcoin (id 1)"
 
 
-def test_the_browsers_title_is_the_price(fake: FakeStore, reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_browsers_title_is_the_price_and_its_change(fake: FakeStore) -> None:
     fake.fill()
-    reader.look(time.time())
-    monkeypatch.setattr(st, "query_params", {"coin": "90"})
-    assert script.title() == "$64,000.13 Bitcoin"
-    monkeypatch.setattr(st, "query_params", {})
-    assert script.title() == "crypto-stream"
+    assert [coin.title(row) for row in fake.found.rows] == [
+        "$64,000.13 +2.50 % Bitcoin",
+        "$0.1235 -3.00 % Dogecoin",
+        "$0.00001750 Shiba Inu",
+    ]
 
 
 numbers = strategies.floats(0, 1e300, allow_nan=False)

@@ -5,15 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from crypto_stream import config
-from crypto_stream.dashboard import coin, data, formats, market, pipeline
-
-
-def title() -> str:
-    """The browser's title: the price of the coin that the address names."""
-    board = data.reader().snapshot.board
-    asked = st.query_params.get("coin")
-    row = next((row for row in board.rows if row.id == asked), None) if board and asked else None
-    return f"{formats.price(row.price_usd)} {row.name}" if row else "crypto-stream"
+from crypto_stream.dashboard import coin, data, market, pipeline
 
 
 def main() -> None:
@@ -24,7 +16,7 @@ def main() -> None:
         st.error("The settings are wrong; the dashboard cannot start.")
         st.code(str(error), language=None)
         return
-    st.set_page_config(page_title=title(), page_icon="📈", layout="wide")
+    st.set_page_config(page_title="crypto-stream", page_icon="📈", layout="wide")
     st.navigation([market.as_page(), coin.as_page(), pipeline.as_page()], position="top").run()
 
 

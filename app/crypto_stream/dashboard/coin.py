@@ -37,6 +37,12 @@ def label(row: LatestPrice) -> str:
     return f"{row.name} ({row.symbol})" if row.symbol else f"{row.name} (id {row.id})"
 
 
+def title(row: LatestPrice) -> str:
+    """What the browser calls the page: the price and its change of a day, for whoever looks at another page."""
+    change = "" if row.percent_change_24h is None else f"{formats.change(row.percent_change_24h)} "
+    return f"{formats.price(row.price_usd)} {change}{row.name}"
+
+
 def choose(rows: list[LatestPrice]) -> LatestPrice:
     """The coin of the address, or that which is chosen instead, which changes the address."""
     by_id = {row.id: row for row in rows}
@@ -108,6 +114,8 @@ def show() -> None:
     if not parts.show_state(snapshot, now) or snapshot.board is None:
         return
     row = choose(snapshot.board.rows)
+    # Here, because it is to change with each refresh.
+    st.set_page_config(page_title=title(row))
     st.header(formats.plain(row.name) + (f" :gray[{formats.plain(row.symbol)}]" if row.symbol else ""))
     is_watched = row.id in watchlist.coins()
     st.button(

@@ -228,7 +228,15 @@ def test_a_coin_has_its_candles_at_an_address_of_its_own(browser: Browser, strea
         return figure(page, "Price") in [formats.price(price) for price in newest(stream)]
 
     wait_for(shown, "one of Bitcoin's newest prices on the page", 60)
-    assert "Bitcoin" in page.title()
+
+    def titled() -> str:
+        """The browser's title, when it has one of the newest prices."""
+        title = page.title()
+        prices = [formats.price(price) for price in newest(stream)]
+        return title if title.endswith(" Bitcoin") and title.split()[0] in prices else ""
+
+    first = wait_for(titled, "one of Bitcoin's newest prices in the title", 60)
+    wait_for(lambda: titled() not in ("", first), "another price in the title of a page that was not loaded again", 60)
 
     def is_low_shown() -> bool:
         (day,) = stream.cql(
