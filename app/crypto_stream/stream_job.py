@@ -91,6 +91,8 @@ SESSION = PLANNING | {
     ),
     # Nor has anybody use of a second file with its checksum, which a read would trip over after a power cut.
     "spark.hadoop.fs.file.impl": "org.apache.hadoop.fs.RawLocalFileSystem",
+    # How many statements a task has on their way to Cassandra at a time, one for each coin of a batch; 5 by default.
+    "spark.cassandra.output.concurrent.writes": "32",
     # Everything is near on few hosts: a task waits for no better place.
     "spark.locality.wait": "0",
     # A new start goes back by one batch; before each batch the list of those that are kept is looked through.
@@ -127,9 +129,9 @@ def kafka_options(settings: Settings) -> dict[str, str]:
     return {
         "kafka.bootstrap.servers": ",".join(settings.kafka.bootstrap_servers),
         "failOnDataLoss": "true",
-        # The consumer asks ahead of the next batch, which then waits for the broker to give up on that request: 500 ms
-        # by Kafka's default, once for each partition that a core reads.
-        "kafka.fetch.max.wait.ms": "20",
+        # The consumer asks ahead for messages, and what Spark asks next of it (the topic's ends, in each task) waits
+        # until the broker has given up on that: 500 ms by Kafka's default. Nobody asks for messages that are not there.
+        "kafka.fetch.max.wait.ms": "0",
     }
 
 
