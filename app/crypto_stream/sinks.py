@@ -18,7 +18,8 @@ from crypto_stream.transforms import BORN_AT, ORIGIN, WRITTEN_AT
 
 FORMAT = "org.apache.spark.sql.cassandra"
 TTL = "ttl_seconds"
-# How many rows are on their way at a time when they go one by one.
+# How many statements a task, or whoever writes one by one, has on their way at a time. The connector's own 5 are fewer
+# than the coins of a small batch, each of which is a statement.
 CONCURRENCY = 50
 
 
@@ -34,7 +35,10 @@ def look_for_tables(spark: SparkSession, settings: Settings) -> None:
             table=table.name,
             writetime=WRITTEN_AT,
             ttl=TTL,
-            **{"spark.cassandra.output.ignoreNulls": str(not table.current).lower()},
+            **{
+                "spark.cassandra.output.ignoreNulls": str(not table.current).lower(),
+                "spark.cassandra.output.concurrent.writes": str(CONCURRENCY),
+            },
         ).load().createOrReplaceGlobalTempView(table.name)
 
 

@@ -91,8 +91,6 @@ SESSION = PLANNING | {
     ),
     # Nor has anybody use of a second file with its checksum, which a read would trip over after a power cut.
     "spark.hadoop.fs.file.impl": "org.apache.hadoop.fs.RawLocalFileSystem",
-    # How many statements a task has on their way to Cassandra at a time, one for each coin of a batch; 5 by default.
-    "spark.cassandra.output.concurrent.writes": "32",
     # Everything is near on few hosts: a task waits for no better place.
     "spark.locality.wait": "0",
     # A new start goes back by one batch; before each batch the list of those that are kept is looked through.

@@ -525,6 +525,7 @@ def test_rows_are_appended_with_their_own_times_to_what_was_seen_of_the_table(
         "table": table.name,
         # Null counts where the newest word does; elsewhere it would be a tombstone for nothing.
         "spark.cassandra.output.ignoreNulls": "false" if table.name == "latest_prices" else "true",
+        "spark.cassandra.output.concurrent.writes": "50",
         "writetime": "written_at",
         "ttl": "ttl_seconds",
     }
