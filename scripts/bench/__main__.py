@@ -7,8 +7,9 @@ What is measured, and against what:
   recovery_s            from `kill -9` of a process to the next row, the slowest of all processes; prices are polled
                         every 30 s, which is part of it
   latency_RATE          from the moment at which Kafka took a message to the moment at which its row can be read, at
-                        RATE messages a second, in milliseconds: the median and the 99th percentile of what is probed;
-                        probe_ms is the share of the looking itself
+                        RATE messages a second, in milliseconds: the median and the 99th percentile of what is probed
+                        in the fourth and fifth minute of that rate, latency_first in the first one; probe_ms is the
+                        share of the looking itself
   rows_per_s            prices through the job, all of its queries running, from a topic that was filled while it stood
                         still, best of three; beside it what Spark's connector writes from memory with the same cores
                         (connector_rows_per_s), and the Python driver in batches of 50 of one coin (driver_rows_per_s);
@@ -61,10 +62,10 @@ LEAST = {"rows_to_connector": 0.6}
 
 def table(figures: dict[str, float]) -> str:
     """The figures as lines, with their goals."""
-    lines = [f"{'':24}{'measured':>10}{'goal':>10}"]
+    lines = [f"{'':26}{'measured':>10}{'goal':>10}"]
     for name, value in figures.items():
         goal = f"< {GOALS[name]}" if name in GOALS else f"> {LEAST[name]}" if name in LEAST else ""
-        lines.append(f"{name:24}{value:>10.2f}{goal:>10}")
+        lines.append(f"{name:26}{value:>10.2f}{goal:>10}")
     return "\n".join(lines)
 
 
