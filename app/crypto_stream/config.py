@@ -228,7 +228,7 @@ class StreamJob(Section):
     trigger_ms: int = Field(0, ge=0, le=3_600_000)
     max_offsets_per_trigger: int = Field(50_000, ge=1, le=10_000_000)
     # How long after newer prices an older one may come and still count in its candles.
-    candle_lateness_seconds: int = Field(120, ge=1, le=86400)
+    candle_lateness_seconds: int = Field(60, ge=1, le=86400)
     # Messages wait and no batch has ended for so long: the process ends, and systemd starts it anew.
     stall_seconds: float = Field(120, ge=10, le=86400)
     metrics_port: Port = 9402

@@ -95,7 +95,7 @@ SESSION = PLANNING | {
     "spark.locality.wait": "0",
     # A new start goes back by one batch; before each batch the list of those that are kept is looked through.
     "spark.sql.streaming.minBatchesToRetain": "10",
-    # To write and compile a program for each batch takes longer than to do without for as few rows.
+    # To write and compile a program for each batch takes longer than to do without for as few rows; see GENERATED.
     "spark.sql.codegen.wholeStage": "false",
     "spark.sql.codegen.factoryMode": "NO_CODEGEN",
     # Nothing that is written is worth another plan while it runs.
@@ -104,6 +104,8 @@ SESSION = PLANNING | {
     # For the web page, each plan is told in words.
     "spark.sql.ui.explainMode": "simple",
 }
+# A query with state has few batches of many rows, and Spark knows most of their program from the batch before.
+GENERATED = {"spark.sql.codegen.wholeStage": "true", "spark.sql.codegen.factoryMode": "FALLBACK"}
 # Java's classes that a batch names. Each time that Python names one, Java looks for it in every jar.
 CLASSES = ("functions", "PythonUtils", "SparkSession", "SparkSession$", "org.apache.spark.sql.Observation")
 
@@ -136,7 +138,7 @@ def kafka_options(settings: Settings) -> dict[str, str]:
 def read_topics(spark: SparkSession, query: Query, settings: Settings) -> dict[str, DataFrame]:
     """All of a query's topics, from their beginning or from the checkpoint."""
     names = settings.kafka.topics
-    return {
+    topics = {
         topic: spark.readStream.format("kafka")
         .options(**kafka_options(settings))
         .option("subscribe", names[topic])
@@ -145,6 +147,11 @@ def read_topics(spark: SparkSession, query: Query, settings: Settings) -> dict[s
         .load()
         for topic in query.topics
     }
+    if not query.state:
+        return topics
+    # In as many tasks as the state has, or its many rows would hold all cores at a time, and prices would wait.
+    tasks = int(str(spark.conf.get("spark.sql.shuffle.partitions")))
+    return {topic: rows.coalesce(tasks) for topic, rows in topics.items()}
 
 
 class Seen(Observation):
@@ -284,6 +291,11 @@ def start(spark: SparkSession, writer: Writer, settings: Settings) -> Running:
     query = writer.query
     # Queries take turns, so that a slow or failing one does not hold up the others.
     spark.sparkContext.setLocalProperty("spark.scheduler.pool", query.name)
+    # It keeps the session's settings as they are when it starts.
+    own = GENERATED if query.state else {}
+    others = {name: str(spark.conf.get(name)) for name in own}
+    for name, value in own.items():
+        spark.conf.set(name, value)
     streaming = (
         sinks.living(query.rows(read_topics(spark, query, settings)), query.table, settings)
         .writeStream.queryName(query.name)
@@ -293,6 +305,8 @@ def start(spark: SparkSession, writer: Writer, settings: Settings) -> Running:
         .foreachBatch(writer)
         .start()
     )
+    for name, value in others.items():
+        spark.conf.set(name, value)
     writer.streaming = streaming
     return Running(query, streaming, writer, Progress(time.monotonic()))
 

@@ -20,9 +20,11 @@ from crypto_stream.metrics import JobMetrics, read
 from crypto_stream.queries import Query, queries
 from crypto_stream.stream_job import Offsets, Progress, Running, Span, Writer, done_offsets, span, wait_for, watch
 from crypto_stream.tables import TABLES, Table
+from crypto_stream.transforms import BORN_AT, Topics
 from kafka.errors import KafkaTimeoutError
 from prometheus_client import generate_latest
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F  # noqa: N812 - what everybody calls it
 
 LogLines = list[MutableMapping[str, Any]]
 LOGGER = structlog.stdlib.get_logger()
@@ -451,6 +453,15 @@ def test_topics_are_read_from_their_beginning_and_gaps_stop_the_job() -> None:
     assert calls["maxOffsetsPerTrigger"] == 5
     stream_job.read_topics(spark, dataclasses.replace(MARKET_GLOBAL, share=0.5), settings)  # type: ignore[arg-type]
     assert calls["maxOffsetsPerTrigger"] == 3
+    assert "coalesce" not in calls
+
+
+def test_what_has_state_is_read_in_as_many_tasks_as_the_state_has() -> None:
+    calls: dict[str, Any] = {}
+    conf = {"spark.sql.shuffle.partitions": "3"}
+    spark = SimpleNamespace(readStream=Recorder(calls), conf=conf)
+    stream_job.read_topics(spark, CANDLES, Settings())  # type: ignore[arg-type]
+    assert calls["coalesce"] == (3,)
 
 
 @pytest.mark.usefixtures("spark")
@@ -463,7 +474,9 @@ def test_a_query_keeps_its_checkpoint_and_writes_by_batches(
     plain = dataclasses.replace(query, rows=lambda _: Recorder(calls), trigger_ms=9)  # type: ignore[arg-type,return-value]
     write = writer(query=plain)
     pools: list[tuple[str, str]] = []
-    spark = SimpleNamespace(sparkContext=SimpleNamespace(setLocalProperty=lambda *pair: pools.append(pair)))
+    context = SimpleNamespace(setLocalProperty=lambda *pair: pools.append(pair))
+    conf = SimpleNamespace(get=lambda _: "", set=lambda *_: None)
+    spark = SimpleNamespace(sparkContext=context, conf=conf)
     stream_job.start(spark, write, Settings(stream_job={"checkpoint_dir": "/x/"}))  # type: ignore[arg-type]
     assert pools == [("spark.scheduler.pool", query.name)]
     assert calls["checkpointLocation"] == f"/x/{query.name}"
@@ -471,6 +484,37 @@ def test_a_query_keeps_its_checkpoint_and_writes_by_batches(
     assert calls["foreachBatch"] == (write,)
     assert calls["trigger"] == {"processingTime": "9 milliseconds"}
     assert "start" in calls
+
+
+@pytest.mark.parametrize(("query", "mode"), [(PRICES, "NO_CODEGEN"), (CANDLES, "FALLBACK")])
+def test_only_batches_of_a_query_with_state_have_generated_code(
+    spark: SparkSession, tmp_path: Path, query: Query, mode: str
+) -> None:
+    found: list[str | None] = []
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "one").write_text("a line\n")
+
+    class Looking(Writer):
+        def __call__(self, rows: DataFrame, _: int) -> None:
+            found.append(rows.sparkSession.conf.get("spark.sql.codegen.factoryMode"))
+
+    def rows(_: Topics) -> DataFrame:
+        return spark.readStream.text(str(tmp_path / "in")).withColumn(BORN_AT, F.lit(0))
+
+    looking = Looking(
+        dataclasses.replace(query, topics=(), rows=rows),
+        Settings(stream_job={"checkpoint_dir": str(tmp_path)}),
+        JobMetrics(),
+        LOGGER,
+    )
+    running = stream_job.start(spark, looking, looking._settings)
+    assert spark.conf.get("spark.sql.codegen.factoryMode") == "NO_CODEGEN"
+    try:
+        running.streaming.processAllAvailable()
+    finally:
+        running.streaming.stop()
+    assert found
+    assert set(found) == {mode}
 
 
 def test_the_pools_are_those_of_the_queries() -> None:

@@ -13,7 +13,7 @@ from sandbox import events, process, wait_for
 from stream import TOO_LATE, Stream
 from testinfra.host import Host
 
-LATENESS_SECONDS = 60
+LATENESS_SECONDS = 75
 
 
 def price(coin: str, ts: int, usd: float, **more: Any) -> bytes:
