@@ -226,7 +226,7 @@ class StreamJob(Section):
     checkpoint_dir: str = Field("/var/lib/crypto-stream/checkpoints", pattern=r"^(/|[a-z0-9]+://).+")
     # Of the prices; 0: a batch begins as soon as there is data.
     trigger_ms: int = Field(0, ge=0, le=3_600_000)
-    max_offsets_per_trigger: int = Field(50_000, ge=1, le=10_000_000)
+    max_offsets_per_trigger: int = Field(100_000, ge=1, le=10_000_000)
     # How long after newer prices an older one may come and still count in its candles.
     candle_lateness_seconds: int = Field(60, ge=1, le=86400)
     # Messages wait and no batch has ended for so long: the process ends, and systemd starts it anew.

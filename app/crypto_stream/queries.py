@@ -42,8 +42,15 @@ def queries(settings: Settings) -> tuple[Query, ...]:
     # prices wait.
     return (
         Query(("prices",), transforms.prices, tables.PRICES, settings.stream_job.trigger_ms),
-        Query(("prices",), transforms.latest_prices, tables.LATEST_PRICES, 2000, share=0.2),
-        Query(("prices",), lambda topics: transforms.candles(topics, lateness), tables.CANDLES, 20_000, state=True),
+        Query(("prices",), transforms.latest_prices, tables.LATEST_PRICES, 2000, share=0.1),
+        Query(
+            ("prices",),
+            lambda topics: transforms.candles(topics, lateness),
+            tables.CANDLES,
+            20_000,
+            state=True,
+            share=0.5,
+        ),
         Query(("market",), transforms.market_global, tables.MARKET_GLOBAL, 2000),
-        Query(("prices", "market", "rejected"), transforms.dead_letters, tables.DEAD_LETTERS, 5000, share=0.5),
+        Query(("prices", "market", "rejected"), transforms.dead_letters, tables.DEAD_LETTERS, 5000, share=0.25),
     )

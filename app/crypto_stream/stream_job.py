@@ -98,6 +98,8 @@ SESSION = PLANNING | {
     # To write and compile a program for each batch takes longer than to do without for as few rows; see GENERATED.
     "spark.sql.codegen.wholeStage": "false",
     "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+    # Without a program, a common part of expressions goes through a cache, which takes longer than to compute it twice.
+    "spark.sql.subexpressionElimination.enabled": "false",
     # Nothing that is written is worth another plan while it runs.
     "spark.sql.adaptive.enabled": "false",
     "spark.sql.optimizer.excludedRules": ",".join(UNUSED_RULES),
@@ -105,7 +107,11 @@ SESSION = PLANNING | {
     "spark.sql.ui.explainMode": "simple",
 }
 # A query with state has few batches of many rows, and Spark knows most of their program from the batch before.
-GENERATED = {"spark.sql.codegen.wholeStage": "true", "spark.sql.codegen.factoryMode": "FALLBACK"}
+GENERATED = {
+    "spark.sql.codegen.wholeStage": "true",
+    "spark.sql.codegen.factoryMode": "FALLBACK",
+    "spark.sql.subexpressionElimination.enabled": "true",
+}
 # Java's classes that a batch names. Each time that Python names one, Java looks for it in every jar.
 CLASSES = ("functions", "PythonUtils", "SparkSession", "SparkSession$", "org.apache.spark.sql.Observation")
 
