@@ -4,7 +4,10 @@ back, and nothing is missing.
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
+from itertools import count
 
 import pytest
 from sandbox import (
@@ -65,6 +68,29 @@ def test_killed(host: Host, stream: Stream, names: list[str]) -> None:
         wait_for(lambda name=name: process(host, name) not in ("0", killed[name]), f"{name} again", 240)
     stream.wait_until_all_is_well(back)
     stream.compare_every_table()
+
+
+def test_what_cassandra_has_acknowledged_outlives_its_kill(host: Host, stream: Stream) -> None:
+    stream.cql("CREATE KEYSPACE kept WITH replication = {'class': 'SimpleStrategy', 'replication_factor': 1}")
+    stream.cql("CREATE TABLE kept.numbers (number int PRIMARY KEY)")
+    acknowledged: list[int] = []
+
+    def write() -> None:
+        with contextlib.suppress(Exception):
+            for number in count():
+                stream.cql("INSERT INTO kept.numbers (number) VALUES (%s)", number)
+                acknowledged.append(number)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        wait_for(lambda: len(acknowledged) > 500, "500 writes", 60)
+    finally:
+        host.check_output("kill -9 %s", process(host, "cassandra"))
+        writer.join()
+    stream.wait_until_all_is_well(time.time())
+    assert not set(acknowledged) - {row.number for row in stream.cql("SELECT number FROM kept.numbers")}
+    stream.cql("DROP KEYSPACE kept")
 
 
 @pytest.mark.parametrize("names", PROCESSES, ids="+".join)
