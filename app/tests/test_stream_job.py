@@ -486,17 +486,17 @@ def test_a_query_keeps_its_checkpoint_and_writes_by_batches(
     assert "start" in calls
 
 
-@pytest.mark.parametrize(("query", "mode"), [(PRICES, "NO_CODEGEN"), (CANDLES, "FALLBACK")])
+@pytest.mark.parametrize(("query", "wanted"), [(PRICES, stream_job.SESSION), (CANDLES, stream_job.GENERATED)])
 def test_only_batches_of_a_query_with_state_have_generated_code(
-    spark: SparkSession, tmp_path: Path, query: Query, mode: str
+    spark: SparkSession, tmp_path: Path, query: Query, wanted: dict[str, str]
 ) -> None:
-    found: list[str | None] = []
+    found: list[dict[str, str | None]] = []
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "one").write_text("a line\n")
 
     class Looking(Writer):
         def __call__(self, rows: DataFrame, _: int) -> None:
-            found.append(rows.sparkSession.conf.get("spark.sql.codegen.factoryMode"))
+            found.append({name: rows.sparkSession.conf.get(name) for name in stream_job.GENERATED})
 
     def rows(_: Topics) -> DataFrame:
         return spark.readStream.text(str(tmp_path / "in")).withColumn(BORN_AT, F.lit(0))
@@ -508,13 +508,13 @@ def test_only_batches_of_a_query_with_state_have_generated_code(
         LOGGER,
     )
     running = stream_job.start(spark, looking, looking._settings)
-    assert spark.conf.get("spark.sql.codegen.factoryMode") == "NO_CODEGEN"
+    assert all(spark.conf.get(name) == stream_job.SESSION[name] for name in stream_job.GENERATED)
     try:
         running.streaming.processAllAvailable()
     finally:
         running.streaming.stop()
     assert found
-    assert set(found) == {mode}
+    assert all(one == {name: wanted[name] for name in one} for one in found)
 
 
 def test_the_pools_are_those_of_the_queries() -> None:
