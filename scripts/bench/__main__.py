@@ -58,13 +58,15 @@ GOALS = {
     "memory_mb": 3200,
 }
 LEAST = {"rows_to_connector": 0.6}
+CACHED_UP_S = 300
 
 
 def table(figures: dict[str, float]) -> str:
     """The figures as lines, with their goals."""
+    goals = GOALS | ({"up_s": CACHED_UP_S} if figures.get("cached") else {})
     lines = [f"{'':26}{'measured':>10}{'goal':>10}"]
     for name, value in figures.items():
-        goal = f"< {GOALS[name]}" if name in GOALS else f"> {LEAST[name]}" if name in LEAST else ""
+        goal = f"< {goals[name]}" if name in goals else f"> {LEAST[name]}" if name in LEAST else ""
         lines.append(f"{name:26}{value:>10.2f}{goal:>10}")
     return "\n".join(lines)
 
