@@ -87,15 +87,19 @@ def span(since: int, until: int | None, now: int) -> Span:
     return Span(since // DAY_MS * DAY_MS, stop)
 
 
-def check_held(parts: Parts, wanted: Span, names: dict[str, str]) -> None:
+def check_held(parts: Parts, wanted: Span, now: int, names: dict[str, str]) -> None:
     """Raises `ReplayError` when a topic no longer holds the beginning of what is wanted."""
     for topic, partitions in parts.items():
         oldest = max((part.first_ts for part in partitions.values() if part.first_ts is not None), default=0)
         if oldest > wanted.start:
             first_day = -(-oldest // DAY_MS) * DAY_MS
+            held = (
+                f"The first whole day that it holds begins at --from {said(first_day)}."
+                if first_day <= now
+                else "It holds no whole day."
+            )
             raise ReplayError(
-                f"{names[topic]} no longer holds {said(wanted.start)}: its oldest message is of {said(oldest)}."
-                f" The first whole day that it holds begins at --from {said(first_day)}."
+                f"{names[topic]} no longer holds {said(wanted.start)}: its oldest message is of {said(oldest)}. {held}"
             )
 
 
@@ -218,7 +222,7 @@ def how_far(stages: Sequence[Any], seconds: float) -> str:
 def replay(spark: SparkSession, wanted: Span, now: int, settings: Settings) -> None:
     """Repair all tables; prints what it does. Raises `ReplayError`, and what Kafka, Spark and Cassandra raise."""
     parts = look(settings, wanted)
-    check_held(parts, wanted, settings.kafka.topics)
+    check_held(parts, wanted, now, settings.kafka.topics)
     count = sum(part.end - part.begin for part in parts["prices"].values())
     print(f"{said(wanted.start)} to {said(wanted.stop)}: {count:,} messages of {settings.kafka.topic}", flush=True)
     sinks.look_for_tables(spark, settings)

@@ -71,11 +71,14 @@ def test_nothing_that_was_asked_for_is_left_out(since: int, more: int) -> None:
 
 def test_a_time_that_the_topic_no_longer_holds_is_refused_with_the_first_one_that_it_holds() -> None:
     whole, cut = Part(0, 50), Part(10, 50, MIDNIGHT + 5_000)
-    wanted = Span(MIDNIGHT, NOW)
-    check_held({"prices": {0: whole, 1: whole}, "market": {0: whole}}, wanted, NAMES)
-    check_held({"prices": {0: whole, 1: Part(10, 50, MIDNIGHT)}}, wanted, NAMES)
+    wanted, tomorrow = Span(MIDNIGHT, NOW), MIDNIGHT + DAY
+    check_held({"prices": {0: whole, 1: whole}, "market": {0: whole}}, wanted, NOW, NAMES)
+    check_held({"prices": {0: whole, 1: Part(10, 50, MIDNIGHT)}}, wanted, NOW, NAMES)
+    parts = {"prices": {0: whole}, "market": {0: whole, 1: cut}}
     with pytest.raises(ReplayError, match=r"crypto.global no longer holds .* at --from 2023-11-16T00:00:00Z"):
-        check_held({"prices": {0: whole}, "market": {0: whole, 1: cut}}, wanted, NAMES)
+        check_held(parts, wanted, tomorrow, NAMES)
+    with pytest.raises(ReplayError, match=r"crypto.global no longer holds .*\. It holds no whole day\.$"):
+        check_held(parts, wanted, tomorrow - 1, NAMES)
 
 
 class FakeConsumer:
