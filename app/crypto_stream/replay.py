@@ -88,19 +88,23 @@ def span(since: int, until: int | None, now: int) -> Span:
 
 
 def check_held(parts: Parts, wanted: Span, now: int, names: dict[str, str]) -> None:
-    """Raises `ReplayError` when a topic no longer holds the beginning of what is wanted."""
-    for topic, partitions in parts.items():
-        oldest = max((part.first_ts for part in partitions.values() if part.first_ts is not None), default=0)
-        if oldest > wanted.start:
-            first_day = -(-oldest // DAY_MS) * DAY_MS
-            held = (
-                f"The first whole day that it holds begins at --from {said(first_day)}."
-                if first_day <= now
-                else "It holds no whole day."
-            )
-            raise ReplayError(
-                f"{names[topic]} no longer holds {said(wanted.start)}: its oldest message is of {said(oldest)}. {held}"
-            )
+    """Raises `ReplayError`, with the day from which on all topics are whole, when one lacks the beginning of `wanted`."""
+    held_since = {
+        topic: max((part.first_ts for part in partitions.values() if part.first_ts is not None), default=0)
+        for topic, partitions in parts.items()
+    }
+    topic, oldest = max(held_since.items(), key=lambda item: item[1])
+    if oldest <= wanted.start:
+        return
+    first_day = -(-oldest // DAY_MS) * DAY_MS
+    held = (
+        f"The first whole day that it holds begins at --from {said(first_day)}."
+        if first_day <= now
+        else "It holds no whole day."
+    )
+    raise ReplayError(
+        f"{names[topic]} no longer holds {said(wanted.start)}: its oldest message is of {said(oldest)}. {held}"
+    )
 
 
 def said(ts: int) -> str:

@@ -74,7 +74,8 @@ def test_a_time_that_the_topic_no_longer_holds_is_refused_with_the_first_one_tha
     wanted, tomorrow = Span(MIDNIGHT, NOW), MIDNIGHT + DAY
     check_held({"prices": {0: whole, 1: whole}, "market": {0: whole}}, wanted, NOW, NAMES)
     check_held({"prices": {0: whole, 1: Part(10, 50, MIDNIGHT)}}, wanted, NOW, NAMES)
-    parts = {"prices": {0: whole}, "market": {0: whole, 1: cut}}
+    # The one that has lost more.
+    parts = {"prices": {0: Part(5, 50, MIDNIGHT + 1)}, "market": {0: whole, 1: cut}}
     with pytest.raises(ReplayError, match=r"crypto.global no longer holds .* at --from 2023-11-16T00:00:00Z"):
         check_held(parts, wanted, tomorrow, NAMES)
     with pytest.raises(ReplayError, match=r"crypto.global no longer holds .*\. It holds no whole day\.$"):

@@ -13,7 +13,7 @@ What is measured, and against what:
   rows_per_s            prices through the job, all of its queries running, from a topic that was filled while it stood
                         still, best of three; beside it what Spark's connector writes from memory with the same cores
                         (connector_rows_per_s), and the Python driver in batches of 50 of one coin (driver_rows_per_s);
-                        rows_to_connector is the first as a part of the second
+                        rows_to_connector and rows_to_driver are the first as a part of these
   candle_delay_s        from the moment at which Kafka took a price to the moment at which it is in its candle
   COINS: 100 and 14,000 coins, all of them polled from the simulator, a request a second:
   cores_COINS           cores that the whole host was busy with

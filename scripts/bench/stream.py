@@ -226,6 +226,7 @@ def throughput() -> dict[str, float]:
         "connector_rows_per_s": connector,
         "driver_rows_per_s": driver,
         "rows_to_connector": job / connector,
+        "rows_to_driver": job / driver,
     }
 
 
