@@ -88,7 +88,7 @@ def span(since: int, until: int | None, now: int) -> Span:
 
 
 def check_held(parts: Parts, wanted: Span, now: int, names: dict[str, str]) -> None:
-    """Raises `ReplayError`, about the topic that lacks most, when one no longer holds the beginning of what is wanted."""
+    """Raises `ReplayError`, about the topic that lacks most, when one does not hold the beginning of what is wanted."""
     held_since = {
         topic: max((part.first_ts for part in partitions.values() if part.first_ts is not None), default=0)
         for topic, partitions in parts.items()
