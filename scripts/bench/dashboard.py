@@ -27,6 +27,7 @@ from websockets.sync.client import connect as connect_to
 from websockets.typing import Subprotocol
 
 from bench.host import SSH, connect, converge, cores, on_host, published, resident_mb, wait_for
+from bench.life import replay
 
 SECONDS = int(os.environ.get("BENCH_SECONDS", "600"))
 PLACE = f"127.0.0.1:{os.environ.get('DASHBOARD_PORT', '8501')}"
@@ -221,7 +222,7 @@ def viewers() -> dict[str, float]:
 
 
 def growth() -> dict[str, float]:
-    """The host and the dashboard with few coins and with all of them, beside an empty page."""
+    """The host and the dashboard with few coins and with all of them, a replay, too, and beside an empty page."""
     figures: dict[str, float] = {}
     cluster, session = wait_for(connect, "Cassandra's answer")
     with chromium() as browser:
@@ -233,6 +234,7 @@ def growth() -> dict[str, float]:
                 (first, board), refresh = seen_in(browser, ADDRESS, SUMMARY, TABLE)
                 figures |= {f"first_data_s_{coins}": first, f"board_s_{coins}": board, f"refresh_ms_{coins}": refresh}
                 figures[f"memory_mb_{coins}"] = resident_mb()
+            figures |= replay()
             with empty_page() as address:
                 (line,), refresh = seen_in(browser, address, LINE)
                 figures |= {"first_data_s_empty": line, "refresh_ms_empty": refresh}

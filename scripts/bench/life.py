@@ -1,4 +1,4 @@
-"""How long it takes until prices arrive: after a start, after a kill; and what a second converge takes."""
+"""How long it takes until prices arrive, after a start, after a kill, in a replay; and what a second converge takes."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import re
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from cassandra import DriverException
 from cassandra.cluster import NoHostAvailable
 
-from bench.host import ROOT, connect, on_host, wait_for
+from bench.host import ROOT, connect, on_host, resident_mb, wait_for
 
 
 def converge_again() -> dict[str, float]:
@@ -64,6 +65,26 @@ def recovery() -> dict[str, float]:
         seconds[name] = first_row_after(killed)
         print(f"  {name:20}{seconds[name]:6.1f} s", flush=True)
     return {"recovery_s": max(seconds.values())}
+
+
+def replay() -> dict[str, float]:
+    """What a replay of this day takes beside the stream, and the memory of the host meanwhile."""
+    samples = []
+    with ThreadPoolExecutor(1) as pool:
+        run = pool.submit(on_host, f"sudo crypto-replay --from {time.strftime('%Y-%m-%d', time.gmtime())}")
+        began = time.monotonic()
+        while not run.done():
+            samples.append(resident_mb())
+            time.sleep(3)
+        seconds = time.monotonic() - began
+    messages = re.search(r"([\d,]+) messages", run.result())
+    if messages is None:
+        sys.exit(f"crypto-replay did not say how many messages it reads:\n{run.result()}")
+    return {
+        "replay_messages": int(messages.group(1).replace(",", "")),
+        "replay_s": seconds,
+        "memory_mb_replay": max(samples),
+    }
 
 
 def start_to_first_row() -> dict[str, float]:
