@@ -49,7 +49,7 @@ verify: ## Run the tests of SCENARIO once more on the host that KEEP=1 left
 lint: ## Run every linter
 	@scripts/lint.sh
 
-bench: ## Measure the running sandbox and write bench.json (50 minutes)
+bench: ## Measure the running sandbox and write bench.json (55 minutes)
 	@scripts/bench.sh
 
 mirror: ## Fill the artifact mirror in the cache
