@@ -32,7 +32,7 @@ WRONG: list[list[tuple[str, Any, str]]] = [
             "kafka_version is 3.6.9; it takes a version whose checksum is known (3.6.1; artifact_checksums",
         ),
     ],
-    [("kafka_memory_max", "256M", "kafka_heap_size is 256m; it takes less than kafka_memory_max, 256M.")],
+    [("kafka_memory_max", "192M", "kafka_heap_size is 192m; it takes less than kafka_memory_max, 192M.")],
     [
         ("cassandra_memory_max", "2 GB", "cassandra_memory_max is '2 GB'; it takes a size such as 512M or 2G."),
         ("cassandra_rpc_address", "10.0.0.5", "cassandra_rpc_address is 10.0.0.5; it takes 127.0.0.1 or 0.0.0.0."),
